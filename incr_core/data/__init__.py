@@ -1,4 +1,4 @@
-"""Bytes to increments: sources hold rows, an encoding makes tensors of them, a timeline says when each is due."""
+"""Data: sources read rows, an encoding converts them to tensors, and a timeline orders them into increments."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Local time: what times without a zone mean, where a job says so (`stream.time_zone`)."""
+"""Local time: the meaning of times without a zone, if a job sets `stream.time_zone`."""
 
 from __future__ import annotations
 
@@ -16,13 +16,19 @@ __all__ = ["LocalTime", "in_zone"]
 class LocalTime:
     """The zone of times without one, in some columns.
 
-    An hour that comes twice, when clocks are set back, is read as the first in the columns `early`, and as the second
-    in the columns `late`: a prediction must not be later, nor a label be known earlier, than it was.
+    An hour that occurs twice, when clocks are set back, is read as the first in the columns `early`, and as the second
+    in the columns `late`: a prediction must not be dated later, nor a label earlier, than it was.
 
-    >>> times = LocalTime("Europe/Berlin", early=frozenset({"at"}), late=frozenset({"known"}))
-    >>> zoned = times.in_zone(pa.table({"at": ["2013-10-27 02:30"], "known": ["2013-10-27 02:30"], "x": [1]}))
-    >>> zoned["at"].to_pylist(), zoned["known"].to_pylist()
-    (['2013-10-27 00:30:00.000000Z'], ['2013-10-27 01:30:00.000000Z'])
+    Attributes:
+        zone: Name of the time zone.
+        early: Columns read as the earlier of two times.
+        late: Columns read as the later of two times.
+
+    Example:
+        >>> times = LocalTime("Europe/Berlin", early=frozenset({"at"}), late=frozenset({"known"}))
+        >>> zoned = times.in_zone(pa.table({"at": ["2013-10-27 02:30"], "known": ["2013-10-27 02:30"], "x": [1]}))
+        >>> zoned["at"].to_pylist(), zoned["known"].to_pylist()
+        (['2013-10-27 00:30:00.000000Z'], ['2013-10-27 01:30:00.000000Z'])
     """
 
     zone: str
@@ -30,7 +36,7 @@ class LocalTime:
     late: frozenset[str]
 
     def in_zone(self, table: pa.Table) -> pa.Table:
-        """The table, with a zone in all times of these columns."""
+        """Return the table with a zone in all times of these columns."""
         for place, name in enumerate(table.column_names):
             if name in self.early or name in self.late:
                 column = in_zone(table.column(place), self.zone, late=name in self.late)
@@ -39,12 +45,17 @@ class LocalTime:
 
 
 def in_zone(column: pa.ChunkedArray, zone: str, *, late: bool) -> pa.ChunkedArray:
-    """A column with its times without a zone as local times of `zone`; all others as they are.
+    """Interpret a column's times without a zone as local times of `zone`; others stay unchanged.
 
-    late: take the second of two where clocks were set back, and the later edge where they were set forward.
+    Args:
+        column: The column.
+        zone: Name of the time zone.
+        late: Use the later time if clocks were set back, and the later edge if they were set forward.
 
-    >>> in_zone(pa.chunked_array([["2013-07-01 02:00", "2013-07-01T02:00Z"]]), "Europe/Berlin", late=False).to_pylist()
-    ['2013-07-01 00:00:00.000000Z', '2013-07-01T02:00Z']
+    Example:
+        >>> column = pa.chunked_array([["2013-07-01 02:00", "2013-07-01T02:00Z"]])
+        >>> in_zone(column, "Europe/Berlin", late=False).to_pylist()
+        ['2013-07-01 00:00:00.000000Z', '2013-07-01T02:00Z']
     """
     kind = column.type
     if pa.types.is_dictionary(kind):

@@ -2,8 +2,8 @@
 
     id = fragment number << 40 | offset of the row within its fragment
 
-A fragment is one file (or one table of a Python source). Row groups need no bits of their own: the offset and the
-file's footer give them.
+A fragment is one file (or one table of a Python source). Row groups need no bits, because the offset and the file's
+footer determine them.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ if TYPE_CHECKING:
 __all__ = ["OFFSET_BITS", "fragment_of", "offset_of", "ranges", "row_ids"]
 
 OFFSET_BITS = 40
-"""How many low bits hold the offset: 2**40 rows a fragment, 2**23 fragments a stream."""
+"""Number of low bits for the offset: 2**40 rows per fragment, 2**23 fragments per stream."""
 
 _MASK = (1 << OFFSET_BITS) - 1
 
 
 def row_ids(fragment: int, start: int, stop: int) -> Tensor:
-    """The ids of rows `start` up to `stop` of one fragment, (stop - start,) int64.
+    """Return the ids of rows `start` up to `stop` of one fragment, (stop - start,) int64.
 
-    >>> row_ids(1, 0, 2) - 2**40
-    tensor([0, 1])
+    Example:
+        >>> row_ids(1, 0, 2) - 2**40
+        tensor([0, 1])
     """
     import torch
 
@@ -36,29 +37,32 @@ def row_ids(fragment: int, start: int, stop: int) -> Tensor:
 
 
 def fragment_of(ids: Tensor) -> Tensor:
-    """The fragment number of each id.
+    """Return the fragment number of each id.
 
-    >>> fragment_of(row_ids(3, 7, 9))
-    tensor([3, 3])
+    Example:
+        >>> fragment_of(row_ids(3, 7, 9))
+        tensor([3, 3])
     """
     return ids >> OFFSET_BITS
 
 
 def offset_of(ids: Tensor) -> Tensor:
-    """The offset of each id within its fragment.
+    """Return the offset of each id within its fragment.
 
-    >>> offset_of(row_ids(3, 7, 9))
-    tensor([7, 8])
+    Example:
+        >>> offset_of(row_ids(3, 7, 9))
+        tensor([7, 8])
     """
     return ids & _MASK
 
 
 def ranges(ids: Tensor) -> dict[int, list[tuple[int, int]]]:
-    """The same rows as sorted, merged [start, stop) ranges per fragment; a repeated id counts once.
+    """Return rows as sorted, merged [start, stop) ranges per fragment; a repeated id counts once.
 
-    >>> import torch
-    >>> ranges(torch.cat([row_ids(0, 5, 7), row_ids(2, 0, 1), row_ids(0, 0, 5)]))
-    {0: [(0, 7)], 2: [(0, 1)]}
+    Example:
+        >>> import torch
+        >>> ranges(torch.cat([row_ids(0, 5, 7), row_ids(2, 0, 1), row_ids(0, 0, 5)]))
+        {0: [(0, 7)], 2: [(0, 1)]}
     """
     merged: dict[int, list[tuple[int, int]]] = {}
     values = np.unique(ids.numpy(force=True))

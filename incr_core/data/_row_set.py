@@ -1,4 +1,4 @@
-"""Sets of rows as sorted intervals of their ids: they cost what the intervals cost, however many rows there are."""
+"""Sets of rows as sorted intervals of ids: the cost depends on the number of intervals, not of rows."""
 
 from __future__ import annotations
 
@@ -20,13 +20,18 @@ def _nothing() -> Ints:
 
 @dataclass(frozen=True, eq=False)
 class RowSet:
-    """Row ids in sorted, disjoint intervals that do not touch: starts (k,), and stops (k,), which are outside.
+    """Row ids in sorted, disjoint intervals that do not touch. Invariant: stops[i] < starts[i + 1].
 
-    >>> few = RowSet.of_ids(np.array([9, 3, 4, 5]))
-    >>> few.starts.tolist(), few.stops.tolist(), len(few)
-    ([3, 9], [6, 10], 4)
-    >>> (few - RowSet.of_ids(np.array([4]))).first(9), (few & RowSet.of_range(5, 99)).first(9)
-    ([3, 5, 9], [5, 9])
+    Attributes:
+        starts: First ids, (k,).
+        stops: Ids after the last, (k,).
+
+    Example:
+        >>> few = RowSet.of_ids(np.array([9, 3, 4, 5]))
+        >>> few.starts.tolist(), few.stops.tolist(), len(few)
+        ([3, 9], [6, 10], 4)
+        >>> (few - RowSet.of_ids(np.array([4]))).first(9), (few & RowSet.of_range(5, 99)).first(9)
+        ([3, 5, 9], [5, 9])
     """
 
     starts: Ints = field(default_factory=_nothing)
@@ -34,7 +39,7 @@ class RowSet:
 
     @classmethod
     def of_ids(cls, ids: Ints) -> RowSet:
-        """Of ids (n,) in any order; a repeated id counts once."""
+        """Return the set of ids (n,) in any order; a repeated id counts once."""
         values = np.unique(ids)
         first = np.append(True, np.diff(values) != 1)[: len(values)]
         last = np.append(first[1:], True)[: len(values)]
@@ -42,15 +47,16 @@ class RowSet:
 
     @classmethod
     def of_range(cls, start: int, stop: int) -> RowSet:
-        """Of one interval."""
+        """Return the set of one interval."""
         return cls.of_intervals(np.array([start], np.int64), np.array([stop], np.int64))
 
     @classmethod
     def of_intervals(cls, starts: Ints, stops: Ints) -> RowSet:
-        """What any intervals (k,) cover together.
+        """Return the union of any intervals (k,).
 
-        >>> RowSet.of_intervals(np.array([4, 0, 2]), np.array([6, 3, 3])).stops
-        array([3, 6])
+        Example:
+            >>> RowSet.of_intervals(np.array([4, 0, 2]), np.array([6, 3, 3])).stops
+            array([3, 6])
         """
         starts, stops = _sorted(starts, stops)
         if not len(starts):
@@ -61,10 +67,11 @@ class RowSet:
 
     @classmethod
     def repeated(cls, starts: Ints, stops: Ints) -> RowSet:
-        """What at least two of the intervals (k,) cover.
+        """Return the ids that at least two of the intervals (k,) contain.
 
-        >>> RowSet.repeated(np.array([0, 2, 8]), np.array([9, 3, 12])).first(9)
-        [2, 8]
+        Example:
+            >>> RowSet.repeated(np.array([0, 2, 8]), np.array([9, 3, 12])).first(9)
+            [2, 8]
         """
         starts, stops = _sorted(starts, stops)
         reach = np.maximum.accumulate(stops) if len(stops) else stops
@@ -85,18 +92,18 @@ class RowSet:
         return self._where(other, lambda mine, theirs: mine & ~theirs)
 
     def _where(self, other: RowSet, chosen: Callable[[Mask, Mask], Mask]) -> RowSet:
-        """The intervals between edges that `chosen` selects, given which of them each set holds."""
+        """Return the intervals between edges that `chosen` selects, given their membership in each set."""
         edges = np.unique(np.concatenate([self.starts, self.stops, other.starts, other.stops]))
         kept = np.flatnonzero(chosen(self._holds(edges[:-1]), other._holds(edges[:-1])))
         return RowSet.of_intervals(edges[kept], edges[kept + 1])
 
     def _holds(self, ids: Ints) -> Mask:
-        """Which of the ids (n,) are in it."""
+        """Whether each of the ids (n,) is in the set."""
         begun = np.searchsorted(self.starts, ids, side="right")
         return np.asarray(begun > np.searchsorted(self.stops, ids, side="right"))
 
     def first(self, count: int) -> list[int]:
-        """The lowest ids, at most so many."""
+        """Return the lowest ids, at most `count`."""
         found: list[int] = []
         for start, stop in zip(self.starts[:count].tolist(), self.stops[:count].tolist(), strict=True):
             found += range(start, min(stop, start + count - len(found)))
@@ -104,7 +111,7 @@ class RowSet:
 
 
 def _sorted(starts: Ints, stops: Ints) -> tuple[Ints, Ints]:
-    """Intervals that hold anything, by where they start."""
+    """Return the non-empty intervals, sorted by start."""
     full = stops > starts
     starts, stops = starts[full], stops[full]
     order = np.argsort(starts, kind="stable")

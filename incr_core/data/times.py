@@ -1,7 +1,7 @@
-"""Time: int64 microseconds since 1970 UTC, whatever the column that held it.
+"""Time: int64 microseconds since 1970 UTC, for every type of time column.
 
-Accepted columns: timestamps of any unit and zone (without a zone they are taken as UTC, or as the job says), dates,
-ISO 8601 text, and numbers as epoch seconds.
+Accepted columns: timestamps of any unit and zone (without a zone they are UTC, or in the job's zone), dates, ISO 8601
+text, and numbers as epoch seconds.
 """
 
 from __future__ import annotations
@@ -34,36 +34,37 @@ __all__ = [
 ]
 
 SECOND = 1_000_000
-"""One second, in the unit of this module."""
+"""One second, in microseconds."""
 
 FEW = 32
 """The rows from which on a part of a stream is judged by its own times alone (`leaps`)."""
 
 NEVER = int(np.iinfo(np.int64).max)
-"""Later than every time: the label time of a row whose label never comes."""
+"""Later than every time: the label time of a row that never gets a label."""
 
 _UNITS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 _DURATION = re.compile(r"\s*(\d+)\s*([smhdw])\s*")
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 NAIVE = r"^\d{4}-\d\d-\d\d([T ]\d\d:\d\d(:\d\d(\.\d{1,9})?)?)?"
 _ISO = NAIVE + r"(Z|[+-]\d\d:?\d\d)?$"
-# Seconds after the year 9999: the numbers are milliseconds.
+# Seconds after the year 9999; larger numbers are milliseconds.
 _LAST_SECOND = 253_402_300_799
 _FIRST_SECOND = -62_135_596_800
 _OUTSIDE = "outside the years 1 to 9999"
-_OUTSIDE_TEXT = r"^(\d{5,}-|-\d|0000-|<value out of range)"  # as Arrow writes such times
-_PER_SECOND = {"s": 1, "ms": 1000, "us": SECOND}  # in nanoseconds, int64 ends in 2262
+_OUTSIDE_TEXT = r"^(\d{5,}-|-\d|0000-|<value out of range)"  # the form in which Arrow writes such times
+_PER_SECOND = {"s": 1, "ms": 1000, "us": SECOND}  # int64 nanoseconds end in 2262
 
 
 @dataclass(slots=True)
 class Instants:
-    """A time column, read.
+    """A time column that was read.
 
     Attributes:
-        values: microseconds (n,).
-        known: which of them are there, (n,) bool.
-        wrong, got: which rows hold something that is not a time, (n,) bool, and what they hold.
-        zoned: whether the times have a zone; None where there are no times, and of epoch seconds, which need none.
+        values: Microseconds (n,).
+        known: Whether each value is present, (n,) bool.
+        wrong: Whether each row holds something other than a time, (n,) bool.
+        got: Description of such rows.
+        zoned: Whether the times have a zone; None without times, and for epoch seconds, which need none.
     """
 
     values: np.ndarray[Any, np.dtype[np.int64]]
@@ -84,14 +85,18 @@ def is_duration(text: str) -> bool:
 
 
 def duration(text: str, place: str = "stream.every") -> int:
-    """Microseconds in a duration such as "15m", "1h", "1d" or "7d".
+    """Return the microseconds of a duration such as "15m", "1h", "1d" or "7d".
 
-    >>> duration("1h") // SECOND
-    3600
-    >>> duration("1x")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.ArgumentError: stream.every: expected a duration such as "15m", "1h" or "1d", got '1x'
+    Raises:
+        ArgumentError: The text is not a duration.
+
+    Example:
+        >>> duration("1h") // SECOND
+        3600
+        >>> duration("1x")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.ArgumentError: stream.every: expected a duration such as "15m", "1h" or "1d", got '1x'
     """
     match = _DURATION.fullmatch(text)
     if match is None or int(match[1]) == 0:
@@ -100,10 +105,14 @@ def duration(text: str, place: str = "stream.every") -> int:
 
 
 def instant(text: str, place: str = "stream.warm_start", zone: str | None = None) -> int:
-    """Microseconds of an ISO 8601 time; one without a zone is in `zone`, UTC where that is None.
+    """Return the microseconds of an ISO 8601 time; without a zone it is in `zone`, by default UTC.
 
-    >>> label(instant("2013-02-01T05:00"), duration("1h"))
-    '2013-02-01 05:00'
+    Raises:
+        ArgumentError: The text is not a time.
+
+    Example:
+        >>> label(instant("2013-02-01T05:00"), duration("1h"))
+        '2013-02-01 05:00'
     """
     try:
         moment = datetime.fromisoformat(text)
@@ -114,10 +123,11 @@ def instant(text: str, place: str = "stream.warm_start", zone: str | None = None
 
 
 def label(time: int, every: int) -> str:
-    """The name of the tick that begins at `time`, as precise as ticks of length `every` need.
+    """Return the name of the tick that begins at `time`, with the precision that ticks of length `every` need.
 
-    >>> label(0, duration("1d")), label(0, duration("30s"))
-    ('1970-01-01', '1970-01-01 00:00:00')
+    Example:
+        >>> label(0, duration("1d")), label(0, duration("30s"))
+        ('1970-01-01', '1970-01-01 00:00:00')
     """
     # A tick of weeks may begin before the year 1.
     moment = _EPOCH + timedelta(microseconds=max(time, _FIRST_SECOND * SECOND))
@@ -129,8 +139,9 @@ def label(time: int, every: int) -> str:
 def instants(column: pa.ChunkedArray, place: str) -> Instants:
     """Read a time column; `place` names column and file in errors.
 
-    >>> instants(pa.chunked_array([["2013-02-01 05:00", None, "soon"]]), "day.csv").known
-    array([ True, False, False])
+    Example:
+        >>> instants(pa.chunked_array([["2013-02-01 05:00", None, "soon"]]), "day.csv").known
+        array([ True, False, False])
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -181,10 +192,11 @@ def instants(column: pa.ChunkedArray, place: str) -> Instants:
 
 
 def readable(table: pa.Table) -> pa.Table:
-    """The table, with columns of times outside the years 1 to 9999 as text: Python cannot hold such times.
+    """Convert columns with times outside the years 1 to 9999 to text, because Python cannot represent such times.
 
-    >>> readable(pa.table({"at": pa.array([0, 253402300800], pa.timestamp("s"))}))["at"].to_pylist()
-    ['1970-01-01 00:00:00', '10000-01-01 00:00:00']
+    Example:
+        >>> readable(pa.table({"at": pa.array([0, 253402300800], pa.timestamp("s"))}))["at"].to_pylist()
+        ['1970-01-01 00:00:00', '10000-01-01 00:00:00']
     """
     for place, field in enumerate(table.schema):
         kind = field.type
@@ -193,7 +205,7 @@ def readable(table: pa.Table) -> pa.Table:
         column = table.column(place)
         if not pc.all(_inside(column), min_count=0).as_py():
             if pa.types.is_timestamp(kind):
-                column = pc.cast(column, pa.timestamp(kind.unit))  # in UTC, as times without a zone are read
+                column = pc.cast(column, pa.timestamp(kind.unit))  # in UTC, like times without a zone
             words = pc.cast(column, pa.string())
             if pa.types.is_timestamp(kind) and kind.tz is not None:  # Arrow cannot format such times with a zone
                 words = pc.binary_join_element_wise(words, "Z", "")
@@ -202,7 +214,7 @@ def readable(table: pa.Table) -> pa.Table:
 
 
 def _inside(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Which times are in the years 1 to 9999; nulls count as inside."""
+    """Whether each time is in the years 1 to 9999; nulls count as inside."""
     kind = column.type
     if pa.types.is_timestamp(kind):
         unit = _PER_SECOND.get(kind.unit)
@@ -222,7 +234,7 @@ def _inside(column: pa.ChunkedArray) -> pa.ChunkedArray:
 
 def _microseconds(column: pa.ChunkedArray) -> pa.ChunkedArray:
     zone = column.type.tz if pa.types.is_timestamp(column.type) else None
-    # Nanoseconds are cut, never rounded up: a label cannot become known earlier than it was.
+    # Nanoseconds are truncated, never rounded up: a label must not become known earlier than it was.
     return pc.cast(column, pa.timestamp("us", tz=zone), safe=False)
 
 
@@ -250,8 +262,9 @@ def leaps(
     """Which of a column's times (n,) leap ahead: those after the first gap of more than `limit` microseconds that
     follows the median, in the order of time.
 
-    So each of them is more than `limit` ahead of the median, and no other time leads there: a typing mistake or a wrong
-    clock, which years of rows in one file are not. The answer depends on these times alone. limit: None finds none.
+    These are the times after the first gap of more than `limit` microseconds that follows the median, in the order of
+    time. Each of them is more than `limit` ahead of the median, and no other times lie between: typical of a typing
+    mistake or a wrong clock, but not of years of rows in one file. The result depends on these times alone.
 
     earlier: the times of the rows before, of which so many take part, the last ones, that there are `FEW` times in all:
     the median of a single row is the row itself.

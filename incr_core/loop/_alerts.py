@@ -125,10 +125,11 @@ class Alerts:
 def _secret(place: str | None, root: Path) -> bytes:
     """Return the secret from the place that a job specifies.
 
-    >>> _secret("env:SURELY_NOT_SET", Path())
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: alerts.secret: expected it in the environment as SURELY_NOT_SET, got nothing; set it
+    Example:
+        >>> _secret("env:SURELY_NOT_SET", Path())
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: alerts.secret: expected it in the environment as SURELY_NOT_SET, got nothing; set it
     """
     if place is None:
         return b""

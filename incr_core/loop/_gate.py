@@ -332,11 +332,12 @@ class _Standing:
 class _Rise:
     """Usual increase of a quantity: the root mean square of its increases, with decreases counted as 0.
 
-    >>> rise = _Rise()
-    >>> for change in (0.3, -5.0, math.nan):
-    ...     rise.add(change)
-    >>> rise.known, round(rise.size, 3)
-    (2, 0.212)
+    Example:
+        >>> rise = _Rise()
+        >>> for change in (0.3, -5.0, math.nan):
+        ...     rise.add(change)
+        >>> rise.known, round(rise.size, 3)
+        (2, 0.212)
     """
 
     known: int = 0

@@ -375,7 +375,8 @@ class Memory(nn.Module):
 def _evenly(size: int, count: int) -> Tensor:
     """Return `count` of `size` places, spread as evenly as possible.
 
-    >>> _evenly(10, 4).tolist()
-    [0, 2, 5, 7]
+    Example:
+        >>> _evenly(10, 4).tolist()
+        [0, 2, 5, 7]
     """
     return torch.arange(count) * size // max(1, count)

@@ -1,4 +1,4 @@
-"""The champion: which version is published, in a file that holds its number."""
+"""The champion: the published version, in a file with its number."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ __all__ = ["CHAMPION", "champion_of", "is_withdrawn", "make_champion", "pin", "p
 CHAMPION, PINNED = "champion", "pinned"
 
 FRESH = 1.0
-"""Seconds within which a run in a store is not looked at again: a server asks with every question that it answers."""
+"""The seconds for which the champion of a run in a store is cached; a server needs it for every request."""
 
 
 def champion_of(place: str | Path) -> int | None:
-    """The published version of a run, as of now, with no look at anything else; None before the first.
+    """Return the published version of a run, without checks of other files; None before the first.
 
-    >>> champion_of(Path("/nowhere")) is None
-    True
+    Example:
+        >>> champion_of(Path("/nowhere")) is None
+        True
     """
     try:
         return int((located(place, within=FRESH) / CHAMPION).read_text())
@@ -27,27 +28,34 @@ def champion_of(place: str | Path) -> int | None:
 
 
 def make_champion(folder: Path, version: int, *, durable: bool) -> None:
-    """Make a version the champion. durable: False where a commit says so too, from which it is made again.
+    """Make a version the champion.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     make_champion(Path(name), 3, durable=True)
-    ...     champion_of(Path(name))
-    3
+    Args:
+        folder: The run directory.
+        version: The version.
+        durable: Whether to sync the file; not necessary if a commit records the champion, because it can be restored.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     make_champion(Path(name), 3, durable=True)
+        ...     champion_of(Path(name))
+        3
     """
     write_atomically(folder / CHAMPION, f"{version}\n".encode(), durable=durable)
 
 
 def pin(folder: Path, version: int | None) -> None:
-    """Let a version stay the champion, whatever is committed; None: no more.
+    """Keep a version as the champion until it is unpinned, independent of commits; None unpins it.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     pin(Path(name), 3)
-    ...     before = pinned_to(Path(name))
-    ...     pin(Path(name), None)
-    ...     before, pinned_to(Path(name))
-    (3, None)
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     pin(Path(name), 3)
+        ...     before = pinned_to(Path(name))
+        ...     pin(Path(name), None)
+        ...     before, pinned_to(Path(name))
+        (3, None)
     """
     if version is None:
         remove(folder / PINNED)
@@ -56,7 +64,7 @@ def pin(folder: Path, version: int | None) -> None:
 
 
 def pinned_to(folder: Path) -> int | None:
-    """The version that stays the champion, whatever is committed; None where there is none."""
+    """Return the pinned version; None if there is none."""
     try:
         return int((folder / PINNED).read_text())
     except (FileNotFoundError, NotADirectoryError):
@@ -64,18 +72,19 @@ def pinned_to(folder: Path) -> int | None:
 
 
 def withdraw(version_folder: Path) -> None:
-    """Tell a champion that is set back on purpose from one that a kill kept from moving on to this version.
+    """Mark a version so that an intended change back to an earlier champion is not repaired like an interrupted commit.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     before = is_withdrawn(Path(name))
-    ...     withdraw(Path(name))
-    ...     before, is_withdrawn(Path(name))
-    (False, True)
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     before = is_withdrawn(Path(name))
+        ...     withdraw(Path(name))
+        ...     before, is_withdrawn(Path(name))
+        (False, True)
     """
     write_atomically(version_folder / "withdrawn", b"")
 
 
 def is_withdrawn(version_folder: Path) -> bool:
-    """Whether `withdraw` was called."""
+    """Return whether `withdraw` was called."""
     return (version_folder / "withdrawn").exists()

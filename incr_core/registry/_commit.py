@@ -1,4 +1,4 @@
-"""What is small of a version: one archive with its manifest, and with the rows that it adds to the run's tables."""
+"""The small data of a version: one archive of its manifest and of the rows it adds to the run's tables."""
 
 from __future__ import annotations
 
@@ -35,22 +35,24 @@ _MANIFEST = "manifest.json"
 
 
 def commit_bytes(manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> bytes:
-    """The archive of a version.
+    """Return the archive of a version.
 
-    >>> list(commit_bytes({"version": 1}, {})[:2])
-    [80, 75]
+    Example:
+        >>> list(commit_bytes({"version": 1}, {})[:2])
+        [80, 75]
     """
     told = {f"{name}.parquet": parquet_bytes(table) for name, table in tables.items()}
     return archive_bytes({_MANIFEST: checksummed(manifest), **told})
 
 
 def read_commit(folder: Path) -> tuple[dict[str, Any], dict[str, pa.Table]]:
-    """The manifest of a version, and the rows it adds to the run's tables, verified; for an example see `_version`.
+    """Read the manifest of a version and its rows of the run's tables, verified; see `_version` for an example.
 
-    >>> read_commit(Path("/nowhere/versions/1"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/versions/1/commit.zip: expected a file, found none; ...
+    Example:
+        >>> read_commit(Path("/nowhere/versions/1"))
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: /nowhere/versions/1/commit.zip: expected a file, found none; ...
     """
     files = read_archive(folder / COMMIT)
     manifest = parse_checksummed(files.pop(_MANIFEST), folder / COMMIT)
@@ -58,16 +60,17 @@ def read_commit(folder: Path) -> tuple[dict[str, Any], dict[str, pa.Table]]:
 
 
 def rewrite_table(folder: Path, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> None:
-    """Change some rows of a version's table; `change` says how many, and where it is none nothing is written.
+    """Change rows of a version's table; `change` returns their number, and if it is 0 nothing is written.
 
-    >>> import tempfile
-    >>> from incr_core.registry._version import write_version
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     folder = Path(place, "1")
-    ...     told = write_version(folder, {}, {"quarantine": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
-    ...     rewrite_table(folder, "quarantine", lambda table: (pa.table({"value": ["gone"]}), 1))
-    ...     read_commit(folder)[1]["quarantine"]["value"].to_pylist()
-    ['gone']
+    Example:
+        >>> import tempfile
+        >>> from incr_core.registry._version import write_version
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folder = Path(place, "1")
+        ...     told = write_version(folder, {}, {"quarantine": pa.table({"value": ["n/a"]})}, {"version": 1}, {})
+        ...     rewrite_table(folder, "quarantine", lambda table: (pa.table({"value": ["gone"]}), 1))
+        ...     read_commit(folder)[1]["quarantine"]["value"].to_pylist()
+        ['gone']
     """
     manifest, tables = read_commit(folder)
     if name not in tables:
@@ -78,20 +81,22 @@ def rewrite_table(folder: Path, name: str, change: Callable[[pa.Table], tuple[pa
 
 
 def has_weights(folder: Path) -> bool:
-    """Whether a version is there, and not pruned.
+    """Return whether a version exists and is not pruned.
 
-    >>> has_weights(Path("/nowhere/versions/1"))
-    False
+    Example:
+        >>> has_weights(Path("/nowhere/versions/1"))
+        False
     """
     return (folder / MODEL).exists()
 
 
 def drop_weights(folder: Path) -> None:
-    """Remove a version's weights and what lives as long as these.
+    """Remove a version's weights and the files that are kept as long as these.
 
-    >>> drop_weights(Path("/nowhere/versions/1"))
+    Example:
+        >>> drop_weights(Path("/nowhere/versions/1"))
     """
-    remove(folder / MODEL)  # first: without it the rest is known to be on its way out
+    remove(folder / MODEL)  # first: a version without weights is recognised as being removed
     for file in folder.glob("*"):
         if file.suffix in (".safetensors", ".arrow") or file.name == STATE:
             remove(file)

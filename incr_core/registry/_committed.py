@@ -1,4 +1,4 @@
-"""What a run has committed, read without changing a byte of it, and what of that does not hold together."""
+"""Reading all that a run has committed, without modifying it, and detection of inconsistencies."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from incr_core.storage import numbers_in, read_archive, read_verified
 __all__ = ["Committed"]
 
 _RESTORE = "restore it from a copy of the run"
-_DERIVED = f"delete {INDEX}: the next command on the run, `incr versions` for one, writes it anew from the versions"
+_DERIVED = f"delete {INDEX}: the next command on the run, `incr versions` for one, writes it again from the versions"
 
 Tables = dict[str, pa.Table]
 
@@ -30,12 +30,16 @@ Tables = dict[str, pa.Table]
 class Committed:
     """The versions of a run, and their tables.
 
-    versions: their numbers. tables: by name, what all versions together have added to them. violations: versions and
-    segments that do not verify, tables that are not their version's, and segments that say something else than the
-    versions that still have a folder.
+    Attributes:
+        versions: The numbers of the versions.
+        tables: Table name -> the rows that all versions together have added.
+        violations: Versions and segments that cannot be verified, tables that do not belong to their version, and
+            segments
+            that contradict a version that still has a folder.
 
-    >>> Committed.read(Path("/nowhere")).versions
-    []
+    Example:
+        >>> Committed.read(Path("/nowhere")).versions
+        []
     """
 
     versions: list[int]
@@ -44,7 +48,7 @@ class Committed:
 
     @classmethod
     def read(cls, directory: Path) -> Committed:
-        """Read it all, and verify every hash; a run that is being written meanwhile is taken as it is."""
+        """Read all data and verify every hash; commits made at the same time are tolerated."""
         segments, found = Segments(directory), cls([])
         try:
             segments.read()
@@ -85,12 +89,12 @@ class Committed:
         self.violations.append(Violation(str(place), expected, got, remedy))
 
     def _manifests(self, segments: Segments, version: int) -> Path:
-        """The file that says what a version is, of those of a segment."""
+        """Return the file of a segment that contains the manifests."""
         [segment] = [segment for segment in segments.listed if segment.first <= version <= segment.last]
         return segments.directory / str(segment.files[MANIFESTS]["file"])
 
     def _segments(self, segments: Segments, remedy: str) -> dict[int, Tables]:
-        """The versions in segments, and the tables of each; those of which a segment's file is damaged are left out."""
+        """Return the tables of each version in segments, without those whose file is damaged."""
         found: dict[int, Tables] = {}
         for segment in segments.listed:
             tables: Tables = {}
@@ -105,7 +109,7 @@ class Committed:
         return found
 
     def _divided(self, place: Path, tables: Tables) -> dict[int, Tables]:
-        """The tables of a segment by version, as the manifests in it say how many rows each has."""
+        """Divide the tables of a segment by version, using the row counts in its manifests."""
         found: dict[int, Tables] = {}
         begin = dict.fromkeys(tables, 0)
         for row, entry in enumerate(tables[MANIFESTS].to_pylist()):
@@ -120,7 +124,7 @@ class Committed:
         return found
 
     def _folder(self, folder: Path, number: int) -> Tables | None:
-        """What a version's own folder says, once it has been verified; None where that cannot be read."""
+        """Return the verified tables in a version's own folder; None if it cannot be read."""
         try:
             manifest, tables = read_commit(folder)
         except CheckpointError as error:
@@ -147,7 +151,7 @@ class Committed:
         return {MANIFESTS: manifest_table(manifest), **tables}
 
     def _count(self, folder: Path, number: int, tables: Tables) -> None:
-        """What several tables of a version say of it must be the same."""
+        """Check that several tables of a version are consistent."""
         place = folder / COMMIT
         if MANIFESTS not in tables:
             return
@@ -179,7 +183,7 @@ class Committed:
                 self._wrong(place, expected, f"{held:,}", _RESTORE)
 
     def _compare(self, place: Path, number: int, folded: Tables, own: Tables, remedy: str) -> None:
-        """A segment says of a version what its folder says."""
+        """Check that a segment and the folder of a version have the same data."""
         for name in (MANIFESTS, *TABLES):
             table, summed = (join([tables.get(name, pa.table({}))]) for tables in (folded, own))
             if (difference := difference_of(table, summed)) is not None:
@@ -187,7 +191,7 @@ class Committed:
 
 
 def _undone(newest: Tables) -> set[int]:
-    """The versions that were rolled back, as the newest one tells."""
+    """Return the versions that were rolled back, according to the newest one."""
     if MANIFESTS not in newest:
         return set()
     spans = json.loads(newest[MANIFESTS]["manifest"][0].as_py()).get("undone", [])
@@ -195,5 +199,5 @@ def _undone(newest: Tables) -> set[int]:
 
 
 def _what(error: CheckpointError) -> str:
-    """What is wrong, without the place of it and the remedy."""
+    """Return the fault without its place and remedy."""
     return str(error).partition(": ")[2].rpartition("; ")[0].rpartition("found ")[2]

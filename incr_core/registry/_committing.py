@@ -1,4 +1,4 @@
-"""Commits to a run directory: of what was learned, and of an earlier version once more."""
+"""Commits to a run directory: of learned rows, and of an earlier version again."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ LEAST = 2
 
 
 class Committing(Reading):
-    """The part of a run directory that makes versions.
+    """The part of a run directory that creates versions.
 
     path: where it is. keep: how many of the newest keep their weights (None: all), beside the champion.
 
@@ -66,17 +66,32 @@ class Committing(Reading):
         retired: Iterable[str] = (),
         unsynced: Sequence[Path] = (),
     ) -> int:
-        """Commit the next version with everything that belongs to it; return its number.
+        """Commit the next version with all its data; return its number.
 
-        Either all of it is there afterwards or, with an error or a kill, none. The numbers start at 1;
-        `ledger` carries the same number. `extra` tables are kept as NAME.arrow beside the weights, as long as
-        these, and so is `extra_state`, nested state that is no weight. `state` is the loop's, to resume from.
-        `participants` (those in `ledger`, if None) may have saved a state for this version; of each one's states, and
-        of the loop's, the last two stay (or as many as the job says, and the champion's), and none of those who have
-        `retired`; what of them is `unsynced` is synced with the version. `publish` makes the version the champion,
-        unless another is pinned; else that stays which is.
+        After an error or a kill, either all of the data exists or none. The numbers start at 1. Of the states of each
+        participant and of the loop, the last two are kept (or as many as the job says), and those of the champion. The
+        version
+        becomes the champion if it is published and no other version is pinned; otherwise the champion does not change.
 
-        Raises CheckpointError when a row was learned before.
+        Args:
+            weights: The weights.
+            manifest: More entries of the manifest.
+            metrics: Rows of the table of metrics.
+            ledger: Rows of the ledger, with the number of the version.
+            duplicates: Rows of the table of duplicates.
+            quarantine: Rows of the table of bad rows.
+            events: Rows of the table of events.
+            clients: Rows of the table of clients.
+            extra: Tables stored as NAME.arrow beside the weights, as long as these are kept.
+            extra_state: Nested state that is not a weight, also kept as long as the weights.
+            state: The loop's state, from which to resume.
+            publish: Whether to publish the version.
+            participants: The participants that may have saved a state for this version; those in `ledger` by default.
+            retired: Participants whose states are removed.
+            unsynced: Their files that must be synced with the version.
+
+        Raises:
+            CheckpointError: A row was learned before.
         """
         if not self._lock.taken:
             raise RunDirectoryError(f"{self.path}: expected to be taken with create() before a commit")
@@ -111,7 +126,7 @@ class Committing(Reading):
             needed=unsynced,
         )
 
-        # The version is committed. What follows can be done again from it, by the next `create` or `open`.
+        # The version is committed. The next `create` or `open` can repeat the following steps.
         with self._turn:
             self._versions.committed(committed, tables)
             self._learned.take(learned)
@@ -153,12 +168,17 @@ class Committing(Reading):
     def restore(
         self, version: int, *, state: Callable[[dict[str, Any]], dict[str, Any]], events: pa.Table | None = None
     ) -> int:
-        """Commit a version once more, as the next one, from which the run goes on; return its number.
+        """Commit an earlier version again, as the next one, from which the run continues; return its number.
 
-        What was committed in between stays there, but counts no more: its rows are in no version, and are pending
-        again. state: from the loop's state at that version to the one to go on from. events: what happened.
+        The versions in between are kept but no longer count: their rows are in no version and are pending again.
 
-        Raises VersionError where the version has no weights, or no state to go on from, any more.
+        Args:
+            version: The earlier version.
+            state: Maps the loop's state at that version to the state from which to continue.
+            events: Rows of the table of events.
+
+        Raises:
+            VersionError: The version no longer has weights, or a state from which to continue.
         """
         with self._lock.held():
             self._versions.require(version)
@@ -216,4 +236,4 @@ SET_ANEW = frozenset(
     {"schema", "version", "parent", "rows", "published", "serving", "undone", "restores", "created"}
     | {"model_sha256", "files", "tables", "pairs", "extra_state", "gate"}
 )
-"""Keys of a manifest that are of one commit, and not of what is in it."""
+"""The keys of a manifest that describe a commit and not its data."""

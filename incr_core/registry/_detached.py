@@ -1,9 +1,9 @@
-"""A loop that goes on by itself: where it runs, how far it has come and how it ended, in files of the run directory.
+"""A detached loop: its place, progress and exit status, in files of the run directory.
 
-    DIR/detached.json    who holds the run and, once the loop has ended, with which exit code and error
-    DIR/progress.json    what a progress bar shows; written often, and never waited for
+    DIR/detached.json    the holder of the run and, after the loop has ended, its exit code and error
+    DIR/progress.json    the data of a progress bar, written often and not synced
 
-So whoever sees the folder can follow the run, from any host.
+Any host that can read the folder can therefore follow the run.
 """
 
 from __future__ import annotations
@@ -26,21 +26,29 @@ RECORD, PROGRESS = "detached.json", "progress.json"
 
 @dataclass(frozen=True, slots=True)
 class Detached:
-    """A detached loop, as it tells of itself.
+    """A detached loop, as recorded in the run directory.
 
-    token: tells it from others that were started for the same run. place: where it runs, in words. host, pid: of its
-    process. starts: how many processes it has had. version: that the last of them began at. in_vain: how many in a row
-    were lost without a commit. error: what ended the last one, where that is known. ended: "finished", "stopped" or
-    "failed", once it has; exit_code: of that error.
+    Attributes:
+        token: An identifier that distinguishes it from other loops started for the same run.
+        place: A description of the place where it runs.
+        host: The host of its process.
+        pid: The id of its process.
+        starts: The number of processes so far.
+        version: The version from which the last process began.
+        in_vain: The number of consecutive processes lost without a commit.
+        error: The error that ended the last process, if known.
+        ended: "finished", "stopped" or "failed" after the end of the loop.
+        exit_code: The exit code of that error.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     Detached("f00d", "on Ray 10.0.0.1:6379").write(Path(folder))
-    ...     found = Detached.read(Path(folder))
-    >>> found.token, found.goes_on
-    ('f00d', True)
-    >>> print(Detached.read(Path("/nowhere")))
-    None
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     Detached("f00d", "on Ray 10.0.0.1:6379").write(Path(folder))
+        ...     found = Detached.read(Path(folder))
+        >>> found.token, found.goes_on
+        ('f00d', True)
+        >>> print(Detached.read(Path("/nowhere")))
+        None
     """
 
     token: str
@@ -56,7 +64,7 @@ class Detached:
 
     @property
     def goes_on(self) -> bool:
-        """Whether it has not ended; its process may be gone, and another one about to take its place."""
+        """Whether the loop has not ended; its process may have been lost, with another about to replace it."""
         return not self.ended
 
     @property
@@ -65,27 +73,27 @@ class Detached:
         return (self.host, self.pid) == (socket.gethostname(), os.getpid())
 
     def in_this_process(self, version: int | None) -> Self:
-        """The same, as the process that begins here tells of it; version: that it begins at."""
+        """Return the record of the loop with this process, which begins at `version`."""
         in_vain = self.in_vain + 1 if self.starts and version == self.version else 0
         return replace(
             self, host=socket.gethostname(), pid=os.getpid(), starts=self.starts + 1, version=version, in_vain=in_vain
         )
 
     def write(self, directory: Path) -> None:
-        """Tell it."""
+        """Write the record."""
         with storage(directory):
             directory.mkdir(parents=True, exist_ok=True)
         write_atomically(directory / RECORD, json_text(asdict(self)).encode() + b"\n")
 
     @classmethod
     def read(cls, directory: Path) -> Self | None:
-        """What is told; None where nothing is."""
+        """Read the record; None if there is none."""
         found = _read(directory / RECORD)
         return None if found is None else cls(**found)
 
 
 def withdraw_detached(directory: Path) -> None:
-    """Take away what is told of a detached loop, unless it is this process: another one has taken the run."""
+    """Remove the record of a detached loop, unless it is this process, because another one has taken the run."""
     found = Detached.read(directory)
     if found is not None and not found.is_ours:
         with storage(directory):
@@ -94,21 +102,22 @@ def withdraw_detached(directory: Path) -> None:
 
 
 def write_progress(directory: Path, told: Mapping[str, Any]) -> None:
-    """Replace what a progress bar shows.
+    """Replace the data of a progress bar.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     read_progress(Path(folder))
-    ...     write_progress(Path(folder), {"rows": 100})
-    ...     read_progress(Path(folder))
-    {}
-    {'rows': 100}
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     read_progress(Path(folder))
+        ...     write_progress(Path(folder), {"rows": 100})
+        ...     read_progress(Path(folder))
+        {}
+        {'rows': 100}
     """
     write_atomically(directory / PROGRESS, json_text(told).encode() + b"\n", durable=False)
 
 
 def read_progress(directory: Path) -> dict[str, Any]:
-    """What a progress bar shows; empty where nothing is told."""
+    """Read the data of a progress bar; empty if there is none."""
     return _read(directory / PROGRESS) or {}
 
 

@@ -1,4 +1,4 @@
-"""Where two tables differ, in words."""
+"""Descriptions of the difference between two tables."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ __all__ = ["difference_of"]
 
 
 def difference_of(table: pa.Table, expected: pa.Table) -> str | None:
-    """How a table differs from what it should be; None where it does not. Columns without any value do not count.
+    """Describe how a table differs from the expected one; None if it does not. Columns without values are ignored.
 
-    >>> difference_of(pa.table({"auc": [0.5, 0.7]}), pa.table({"auc": [0.5, 0.8]}))
-    '2, of which row 1 is auc 0.7 where the version says auc 0.8'
+    Example:
+        >>> difference_of(pa.table({"auc": [0.5, 0.7]}), pa.table({"auc": [0.5, 0.8]}))
+        '2, of which row 1 is auc 0.7 where the version says auc 0.8'
     """
     one, other = _narrowed(table), _narrowed(expected)
     if (row := _first_difference(one, other)) is None:
@@ -22,12 +23,12 @@ def difference_of(table: pa.Table, expected: pa.Table) -> str | None:
 
 
 def _narrowed(table: pa.Table) -> pa.Table:
-    """Without columns that have no value: a segment has those of all its versions."""
+    """Remove columns without values: a segment has the columns of all its versions."""
     return table.select([name for name in table.column_names if table[name].null_count < len(table)])
 
 
 def _first_difference(one: pa.Table, other: pa.Table) -> int | None:
-    """The first row in which two tables differ; None where they are the same."""
+    """Return the first row in which two tables differ; None if they are equal."""
     rows = min(len(one), len(other))
     first = rows if len(one) != len(other) else None
     if rows and set(one.column_names) != set(other.column_names):

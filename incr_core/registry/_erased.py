@@ -1,7 +1,6 @@
-"""Addresses of the rows erased from a run, in DIR/erased/*.parquet, so that no review reads them again.
+"""Addresses of the rows erased from a run, in DIR/erased/*.parquet, so that reviews do not read them again.
 
-While an erasure is under way they are in DIR/erasing.parquet; one that a kill interrupted is finished before the run
-goes on.
+During an erasure they are in DIR/erasing.parquet; an interrupted erasure must be finished before the run continues.
 """
 
 from __future__ import annotations
@@ -39,19 +38,21 @@ ERASED, ERASING = "erased", "erasing.parquet"
 
 
 def erased(directory: Path) -> pa.Table:
-    """The addresses of the rows erased from a run, each once.
+    """Return the distinct addresses of the rows erased from a run.
 
-    >>> erased(Path("/nowhere")).num_rows
-    0
+    Example:
+        >>> erased(Path("/nowhere")).num_rows
+        0
     """
     return _once([_read(directory / ERASED / f"{number}.parquet") for number in _numbers(directory)])
 
 
 def erasing(directory: Path) -> pa.Table:
-    """The addresses of the rows that an unfinished erasure is deleting.
+    """Return the addresses of the rows that an unfinished erasure deletes.
 
-    >>> erasing(Path("/nowhere")).num_rows
-    0
+    Example:
+        >>> erasing(Path("/nowhere")).num_rows
+        0
     """
     return _read(directory / ERASING)
 
@@ -59,12 +60,13 @@ def erasing(directory: Path) -> pa.Table:
 def add_erased(directory: Path, addresses: pa.Table) -> None:
     """Add addresses, in a new file.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     for _ in range(2):
-    ...         add_erased(Path(name), pa.table({"fragment": ["a.csv"], "offset": [7]}, schema=SCHEMA))
-    ...     erased(Path(name)).to_pylist()
-    [{'fragment': 'a.csv', 'offset': 7}]
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     for _ in range(2):
+        ...         add_erased(Path(name), pa.table({"fragment": ["a.csv"], "offset": [7]}, schema=SCHEMA))
+        ...     erased(Path(name)).to_pylist()
+        [{'fragment': 'a.csv', 'offset': 7}]
     """
     new = _once([addresses]).join(erased(directory), SCHEMA.names, join_type="left anti")
     if new.num_rows:
@@ -76,20 +78,21 @@ def add_erased(directory: Path, addresses: pa.Table) -> None:
 
 
 def begin_erasing(directory: Path, addresses: pa.Table) -> None:
-    """Record that these rows are being deleted, besides those of an interrupted erasure.
+    """Record that these rows are being deleted, in addition to those of an interrupted erasure.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     begin_erasing(Path(name), pa.table({"fragment": ["a.csv"], "offset": [7]}, schema=SCHEMA))
-    ...     try:
-    ...         refuse_unfinished(Path(name))
-    ...     except RunDirectoryError as error:
-    ...         str(error).removeprefix(name)
-    ...     finish_erasing(Path(name))
-    ...     refuse_unfinished(Path(name))
-    ...     erased(Path(name)).num_rows
-    ': an erasure of 1 rows has begun and is not finished; run incr forget ... --rows .../erasing.parquet first'
-    1
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     begin_erasing(Path(name), pa.table({"fragment": ["a.csv"], "offset": [7]}, schema=SCHEMA))
+        ...     try:
+        ...         refuse_unfinished(Path(name))
+        ...     except RunDirectoryError as error:
+        ...         str(error).removeprefix(name)
+        ...     finish_erasing(Path(name))
+        ...     refuse_unfinished(Path(name))
+        ...     erased(Path(name)).num_rows
+        ': an erasure of 1 rows has begun and is not finished; run incr forget ... --rows .../erasing.parquet first'
+        1
     """
     _write(directory / ERASING, [erasing(directory), addresses])
 
@@ -101,7 +104,7 @@ def finish_erasing(directory: Path) -> None:
 
 
 def refuse_unfinished(directory: Path) -> None:
-    """Raise RunDirectoryError if an erasure was interrupted: new states would hold its rows again."""
+    """Raise RunDirectoryError if an erasure was interrupted, because new states would contain its rows again."""
     if rows := erasing(directory).num_rows:
         raise RunDirectoryError(
             f"{directory}: an erasure of {rows:,} rows has begun and is not finished; run incr forget {directory} "
@@ -121,28 +124,29 @@ def _write(path: Path, tables: Sequence[pa.Table]) -> None:
 
 
 def _once(tables: Sequence[pa.Table]) -> pa.Table:
-    """Addresses in order, each once."""
+    """Return the distinct addresses, sorted."""
     every = pa.concat_tables([SCHEMA.empty_table(), *(table.select(SCHEMA.names).cast(SCHEMA) for table in tables)])
     once = every.group_by(SCHEMA.names).aggregate([]).sort_by([(name, "ascending") for name in SCHEMA.names])
     return once.select(SCHEMA.names)
 
 
 def _numbers(directory: Path) -> list[int]:
-    """The numbers of the files with addresses."""
+    """Return the numbers of the files with addresses."""
     return sorted(int(file.stem) for file in (directory / ERASED).glob("*.parquet") if file.stem.isdigit())
 
 
 def ids_of(addresses: pa.Table, names: Sequence[str]) -> Tensor:
-    """Row ids, (n,), where `names` are the fragments by number; unknown fragments and bad offsets are left out.
+    """Return row ids (n,), given the fragments' `names` by number, without unknown fragments and bad offsets.
 
-    >>> ids_of(pa.table({"fragment": ["b", "c"], "offset": [3, 3]}), ["a", "b"]).tolist() == [(1 << 40) + 3]
-    True
+    Example:
+        >>> ids_of(pa.table({"fragment": ["b", "c"], "offset": [3, 3]}), ["a", "b"]).tolist() == [(1 << 40) + 3]
+        True
     """
     import torch
 
     numbers = pc.index_in(addresses["fragment"], pa.array(names, pa.string()))
     known = addresses.append_column("number", numbers).filter(pc.is_valid(numbers))
     number, offset = (known[name].to_numpy().astype(np.int64) for name in ("number", "offset"))
-    # Any other offset would be the id of another fragment's row.
+    # Any other offset would be the id of a row of another fragment.
     inside = (offset >= 0) & (offset < 1 << OFFSET_BITS)
     return torch.from_numpy(((number << OFFSET_BITS) + offset)[inside])

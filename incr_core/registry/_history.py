@@ -1,4 +1,4 @@
-"""What a run has committed so far: its versions and their tables, in segments and in the folders behind them."""
+"""The committed data of a run: its versions and their tables, in segments and in the folders of later versions."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from incr_core.storage import numbers_in
 __all__ = ["FOLD", "TRIES", "UNDONE", "History", "manifest_table"]
 
 FOLD = 32
-"""So many versions behind the last segment make another one."""
+"""The number of versions after the last segment that make a new segment."""
 
 UNDONE = frozenset({"metrics", "ledger", "duplicates", "dropped", "quarantine", "clients"})
 """Tables in which versions that were rolled back do not count."""
 
 TRIES = 5
-"""How often a run that is being written meanwhile is looked at anew."""
+"""The number of attempts to read a run that is written at the same time."""
 
 
 def manifest_table(manifest: Mapping[str, Any]) -> pa.Table:
-    """The manifest of a version as a row of the table of manifests.
+    """Return the manifest of a version as a row of the table of manifests.
 
-    >>> manifest_table({"version": 3, "rows": 10}).to_pylist()
-    [{'version': 3, 'manifest': '{"version": 3, "rows": 10}'}]
+    Example:
+        >>> manifest_table({"version": 3, "rows": 10}).to_pylist()
+        [{'version': 3, 'manifest': '{"version": 3, "rows": 10}'}]
     """
     return pa.table({"version": [manifest["version"]], "manifest": [json.dumps(manifest)]})
 
 
 class History:
-    """The versions of the run in `directory`, and the rows that they have added to its tables.
+    """The versions of the run in `directory`, and the rows they have added to its tables.
 
-    Up to the last segment these are read from segments, of versions behind it from their folders. Nothing of it is kept
-    in memory but the tables of the versions behind the last segment.
+    Versions up to the last segment are read from segments, later ones from their folders. Only the tables of the later
+    ones
+    are kept in memory.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -50,7 +52,7 @@ class History:
         self._behind: dict[int, dict[str, pa.Table]] = {}
 
     def survey(self) -> list[int]:
-        """Look at what is there now; returns the versions that have a folder."""
+        """Read the current files; return the versions that have a folder."""
         self.segments.read()
         folders = numbers_in(self.directory / "versions")
         self.latest = max([self.segments.last, *folders[-1:]])
@@ -59,7 +61,7 @@ class History:
         return folders
 
     def _undone(self) -> list[list[int]]:
-        """What the newest version says of it."""
+        """Return the ranges of undone versions recorded by the newest version."""
         if not self.latest:
             return []
         rows = self._table(MANIFESTS, self.latest, self.latest)
@@ -68,17 +70,17 @@ class History:
 
     @property
     def behind(self) -> range:
-        """The versions behind the last segment."""
+        """The versions after the last segment."""
         return range(self.segments.last + 1, self.latest + 1)
 
     def committed(self, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
-        """The next version is committed."""
+        """Record the commit of the next version."""
         self.latest = manifest["version"]
         self.undone = manifest.get("undone", [])
         self._behind[self.latest] = {MANIFESTS: manifest_table(manifest), **tables}
 
     def fold(self) -> None:
-        """Take all versions into segments."""
+        """Fold all versions into segments."""
         if self.behind:
             tables = {name: join([self._of(version, name) for version in self.behind]) for name in (MANIFESTS, *TABLES)}
             self.segments.fold(
@@ -87,16 +89,15 @@ class History:
             self._behind = {}
 
     def table(self, name: str, first: int = 1, last: int | None = None, *, undone: bool = False) -> pa.Table:
-        """The rows that versions `first` to `last` have added to a table, in their order, but for what was undone.
-
-        undone: that too.
+        """Return the rows that versions `first` to `last` have added to a table, in order; `undone` includes undone
+        versions.
         """
         read = self._table if undone else self._counting
         for _ in range(TRIES):
             try:
                 return read(name, first, last)
             except CheckpointError:
-                # Whoever writes the run may have merged segments, or folded versions and removed their folders.
+                # The writer of the run may have merged segments, or folded versions and removed their folders.
                 if read_index(self.directory) == self.segments.listed:
                     raise
                 self.survey()
@@ -117,19 +118,19 @@ class History:
         return join([*self.segments.tables(name, first, last), *(self._of(version, name) for version in behind)])
 
     def _of(self, version: int, name: str) -> pa.Table:
-        """What a version behind the last segment adds to a table."""
+        """Return the rows that a version after the last segment adds to a table."""
         if version not in self._behind:
             manifest, tables = read_commit(self.folder(version))
             self._behind[version] = {MANIFESTS: manifest_table(manifest), **tables}
         return self._behind[version].get(name, pa.table({}))
 
     def manifests(self) -> list[dict[str, Any]]:
-        """The manifests of all versions, oldest first."""
+        """Return the manifests of all versions, oldest first."""
         table = self.table(MANIFESTS)
         return [json.loads(text) for text in table["manifest"].to_pylist()] if table.num_rows else []
 
     def stored(self, name: str) -> Iterator[tuple[Path, pa.Table]]:
-        """Every file that has rows of a table, and these rows, verified; a row may be in two, folder and segment."""
+        """Yield every file with rows of a table, and its verified rows; a row may be in both a folder and a segment."""
         for segment in self.segments.listed:
             if name in segment.files:
                 yield self.directory / segment.files[name]["file"], self.segments.table(segment, name)
@@ -139,9 +140,9 @@ class History:
                 yield self.folder(version) / COMMIT, tables[name]
 
     def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
-        """Change rows of a table wherever they are, for an erasure; `change` says how many. Returns that of the whole.
+        """Change rows of a table in all files, for an erasure; `change` returns their number. Return the total number.
 
-        The same call finishes what a kill interrupted.
+        After an interruption, repeat the call.
         """
         for version in numbers_in(self.directory / "versions"):
             rewrite_table(self.folder(version), name, change)
@@ -150,5 +151,5 @@ class History:
         return rows + sum(change(table)[1] for version in self.behind if len(table := self._of(version, name)))
 
     def folder(self, version: int) -> Path:
-        """Where a version is, or was."""
+        """Return the folder of a version, which need not exist."""
         return self.directory / "versions" / str(version)

@@ -1,4 +1,4 @@
-"""Which job a run directory belongs to: the first line of its job.toml names it."""
+"""The job of a run directory, identified by the first line of its job.toml."""
 
 from __future__ import annotations
 
@@ -28,10 +28,11 @@ _ANY_HEADER = re.compile(r"# incr run directory, schema (\d+), job (?:(\w+):)?")
 
 
 def is_run(folder: Path) -> bool:
-    """Whether a folder is a run directory.
+    """Return whether a folder is a run directory.
 
-    >>> is_run(Path("/nowhere"))
-    False
+    Example:
+        >>> is_run(Path("/nowhere"))
+        False
     """
     return _first_line(folder).startswith(_HEADER)
 
@@ -45,18 +46,19 @@ def _first_line(folder: Path) -> str:
 
 
 def engine_of(folder: Path) -> str:
-    """The engine that a run began on; "" where it is not told."""
+    """Return the engine on which a run began; "" if it is not recorded."""
     found = _ANY_HEADER.match(_first_line(folder))
     return (found[2] or "") if found else ""
 
 
 def require_run(folder: Path) -> None:
-    """Raise RunDirectoryError unless a folder is a run directory of the schema that this incr reads.
+    """Raise RunDirectoryError unless a folder is a run directory with the schema of this incr.
 
-    >>> require_run(Path("/nowhere"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.RunDirectoryError: /nowhere: expected a run directory, found none; start one with `incr run`
+    Example:
+        >>> require_run(Path("/nowhere"))
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.RunDirectoryError: /nowhere: expected a run directory, found none; start one with `incr run`
     """
     _refuse_other_schema(folder)
     if not is_run(folder):
@@ -69,16 +71,17 @@ def _refuse_other_schema(folder: Path) -> None:
         on = f" --on {found[2]}" if found[2] not in (None, "local") else ""
         raise RunDirectoryError(
             f"{folder}: expected a run directory of schema {SCHEMA}, found schema {found[1]}, of another incr, whose "
-            f"states cannot be gone on from; learn the stream anew with `incr run {folder / 'job.toml'}{on} --out "
+            f"states cannot be resumed; learn the stream again with `incr run {folder / 'job.toml'}{on} --out "
             f"{folder}-schema-{SCHEMA}`, or use the incr that wrote it"
         )
 
 
 def begun(place: str | Path) -> dict[str, Any]:
-    """The job of the run in a folder or at an address, if it has committed anything; else {}.
+    """Return the job of the run in a folder or at an address, or {} if the run has committed nothing.
 
-    >>> begun("/nowhere")
-    {}
+    Example:
+        >>> begun("/nowhere")
+        {}
     """
     folder = located(place)
     if not is_run(folder) or not numbers_in(folder / "versions"):
@@ -89,16 +92,17 @@ def begun(place: str | Path) -> dict[str, Any]:
 def refuse_foreign_files(folder: Path) -> None:
     """Raise RunDirectoryError unless a folder is a run directory, empty or missing.
 
-    >>> refuse_foreign_files(Path("/nowhere"))
-    >>> refuse_foreign_files(Path("/dev"))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.RunDirectoryError: /dev: expected a run directory or an empty folder, found other files ...
+    Example:
+        >>> refuse_foreign_files(Path("/nowhere"))
+        >>> refuse_foreign_files(Path("/dev"))
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.RunDirectoryError: /dev: expected a run directory or an empty folder, found other files ...
     """
     _refuse_other_schema(folder)
     if is_run(folder) or not folder.exists():
         return
-    # A kill during `create` may leave an empty folder with the first two; a detached loop tells of itself before it.
+    # A kill during `create` may leave a folder with only the first two; a detached loop writes its record before it.
     ours = {".lock", ".tmp-job.toml", "detached.json", ".tmp-detached.json"}
     foreign = sorted({file.name for file in folder.iterdir()} - ours)
     if foreign:
@@ -109,27 +113,32 @@ def refuse_foreign_files(folder: Path) -> None:
 
 
 AsNow = Callable[[Mapping[str, Any]], tuple[Mapping[str, Any], str]]
-"""From a job as it was written to the same job as it would be written now, and its fingerprint (`Job.as_now`)."""
+"""Conversion of a stored job to its current form, and its fingerprint (`Job.as_now`)."""
 
 
 def as_written(document: Mapping[str, Any]) -> tuple[Mapping[str, Any], str]:
-    """No job is read otherwise than it was written."""
+    """Return the job unchanged."""
     return document, ""
 
 
 def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True, as_now: AsNow = as_written) -> None:
-    """Write job.toml, unless the folder holds the run of a job with another fingerprint.
+    """Write job.toml, unless the folder contains the run of a job with another fingerprint.
 
-    fingerprint: equal for the same run: of the job, or ENGINE:JOB. begun: whether that run has committed anything.
-    as_now: how a job is read that an earlier incr has written.
+    Args:
+        folder: The run directory.
+        job_toml: The job.
+        fingerprint: The fingerprint of the run: that of the job, or ENGINE:JOB.
+        begun: Whether the run has committed anything.
+        as_now: The conversion of a job stored by an earlier incr.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_job(Path(folder), "seed = 1", "f00d")
-    ...     write_job(Path(folder), "seed = 2", "beef")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_job(Path(folder), "seed = 1", "f00d")
+        ...     write_job(Path(folder), "seed = 2", "beef")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
     """
     file = folder / "job.toml"
     text = f"{_HEADER}{fingerprint}\n{job_toml}"
@@ -141,7 +150,7 @@ def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True,
             differences = [f"engine: {engine} there, {here} here"] if engine != here else []
             differences += _differences(there, tomllib.loads(job_toml))
             raise _of_another(folder, differences or [f"fingerprint: {other} there, {fingerprint} here"])
-    # Keys that make no other run of it, such as publish.keep, may have changed.
+    # Keys that do not affect the identity of the run, such as publish.keep, may have changed.
     if found != text:
         write_atomically(file, text.encode())
 
@@ -149,19 +158,24 @@ def write_job(folder: Path, job_toml: str, fingerprint: str, begun: bool = True,
 def refuse_another(
     place: str | Path, job_toml: str, apart_from: Collection[str] = (), as_now: AsNow = as_written
 ) -> None:
-    """Raise RunDirectoryError if the folder holds the run of another job, on any engine.
+    """Raise RunDirectoryError if the folder contains the run of another job, on any engine.
 
-    apart_from: sections that may differ, such as those of engines.
+    Args:
+        place: The run directory.
+        job_toml: The job.
+        apart_from: Sections that may differ, such as those of engines.
+        as_now: The conversion of a job stored by an earlier incr.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     write_job(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
-    ...     Path(folder, "versions", "1").mkdir(parents=True)
-    ...     refuse_another(Path(folder), "seed = 1", ["cluster"])
-    ...     refuse_another(Path(folder), "seed = 2", ["cluster"])
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     write_job(Path(folder), "seed = 1\\ncluster.replicas = 2", "cluster:f00d")
+        ...     Path(folder, "versions", "1").mkdir(parents=True)
+        ...     refuse_another(Path(folder), "seed = 1", ["cluster"])
+        ...     refuse_another(Path(folder), "seed = 2", ["cluster"])
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.RunDirectoryError: ...: holds the run of another job: seed: 1 there, 2 here; choose ...
     """
     folder = located(place)
     if not is_run(folder) or not numbers_in(folder / "versions"):
@@ -183,7 +197,7 @@ def _of_another(folder: Path, differences: Sequence[str]) -> RunDirectoryError:
 
 
 def _differences(there: Mapping[str, Any], here: Mapping[str, Any]) -> list[str]:
-    """Where two jobs differ, one line per key."""
+    """Return the differences between two jobs, one line per key."""
     old, new = ({key: repr(value) for key, value in _leaves(job)} for job in (there, here))
     return [
         f"{key}: {old.get(key, 'nothing')} there, {new.get(key, 'nothing')} here"

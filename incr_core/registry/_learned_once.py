@@ -12,14 +12,15 @@ __all__ = ["LearnedOnce"]
 
 
 class LearnedOnce:
-    """Which rows a run has learned, read when the first commit asks for it.
+    """The rows a run has learned, read at the first commit.
 
-    >>> from pathlib import Path
-    >>> from incr_core.data import row_ids
-    >>> from incr_core.registry.ledger import entry_table
-    >>> learned = LearnedOnce(History(Path("/nowhere")))
-    >>> list(learned.with_rows(entry_table(1, "all", row_ids(0, 0, 9), ["a.csv"], increment=0)))
-    ['a.csv']
+    Example:
+        >>> from pathlib import Path
+        >>> from incr_core.data import row_ids
+        >>> from incr_core.registry.ledger import entry_table
+        >>> learned = LearnedOnce(History(Path("/nowhere")))
+        >>> list(learned.with_rows(entry_table(1, "all", row_ids(0, 0, 9), ["a.csv"], increment=0)))
+        ['a.csv']
     """
 
     def __init__(self, history: History) -> None:
@@ -27,22 +28,24 @@ class LearnedOnce:
         self._covered: Coverage | None = None
 
     def survey(self) -> None:
-        """What is there may have changed."""
+        """Discard the rows read so far, because the files may have changed."""
         self._covered = None
 
     def with_rows(self, ledger: pa.Table) -> Intervals:
-        """What is learned with the rows of a ledger, for `take`; CheckpointError where one of them is learned twice."""
+        """Return the state after the rows of a ledger, for `take`; raise CheckpointError if one of them is learned
+        twice.
+        """
         try:
             return self._coverage().with_rows(ledger)
         except CheckpointError:
-            # The coverage does not know who learned the row; the whole ledger names both.
+            # The coverage does not record the learner of a row; the whole ledger names both.
             before = self._history.table("ledger")
             if before.num_rows:
                 check(pa.concat_tables([before, ledger]))
             raise
 
     def take(self, learned: Intervals) -> None:
-        """The rows are committed."""
+        """Record the rows as committed."""
         self._coverage().take(learned)
 
     def _coverage(self) -> Coverage:

@@ -1,4 +1,4 @@
-"""The states that participants save to go on from a version, of which the newest are kept, and the champion's."""
+"""The saved states of participants, of which the newest and that of the champion are kept."""
 
 from __future__ import annotations
 
@@ -13,42 +13,46 @@ from incr_core.storage import numbers_in, remove
 __all__ = ["STAY", "States", "state_folder", "states_of"]
 
 STAY = 2
-"""States kept per participant at least: one that skipped some versions resumes from its own last state."""
+"""The minimum number of states kept per participant; one that skipped versions resumes from its own last state."""
 
 
 def state_folder(directory: str | Path, participant: str, version: int) -> Path:
-    """The folder of a participant's state at `version`; a participant may have any text as its name.
+    """Return the folder of a participant's state at `version`; the name of a participant may be any text.
 
-    >>> str(state_folder("runs/flights", "client/AA", 3))
-    'runs/flights/state/client%2FAA/3'
+    Example:
+        >>> str(state_folder("runs/flights", "client/AA", 3))
+        'runs/flights/state/client%2FAA/3'
     """
     name = urllib.parse.quote(participant, safe="").replace(".", "%2E")
     return Path(directory, "state", name, str(version))
 
 
 def states_of(directory: str | Path, version: int) -> list[tuple[str, Path]]:
-    """The states saved here for `version`: participants' names and folders, one per shard.
+    """Return the states saved here for `version`: names and folders of participants, one per shard.
 
-    >>> states_of("/nowhere", 3)
-    []
+    Example:
+        >>> states_of("/nowhere", 3)
+        []
     """
     files = sorted(Path(directory, "state").glob(f"*/{version}/**/state.json"))
     return [(urllib.parse.unquote(file.relative_to(directory).parts[1]), file.parent) for file in files]
 
 
 class States:
-    """The saved states of a run's participants, of which old ones are removed.
+    """The saved states of a run's participants; old ones are removed.
 
-    stay: how many of the newest of each participant are kept.
+    Attributes:
+        stay: The number of the newest states of each participant that are kept.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as run:
-    ...     states = States(Path(run))
-    ...     for version in (1, 2, 3):
-    ...         state_folder(run, "loop", version).mkdir(parents=True)
-    ...         states.committed(version, ["loop"])
-    ...     numbers_in(state_folder(run, "loop", 0).parent)
-    [2, 3]
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as run:
+        ...     states = States(Path(run))
+        ...     for version in (1, 2, 3):
+        ...         state_folder(run, "loop", version).mkdir(parents=True)
+        ...         states.committed(version, ["loop"])
+        ...     numbers_in(state_folder(run, "loop", 0).parent)
+        [2, 3]
     """
 
     def __init__(self, directory: Path, stay: int = STAY) -> None:
@@ -74,7 +78,7 @@ class States:
         return [version for version in saved if version in saved[-self.stay :] or version == champion]
 
     def copy(self, version: int, to: int) -> list[Path]:
-        """Let all states of a version be those of another too, which is about to be committed; returns what is new."""
+        """Copy all states of a version to another version that is about to be committed; return the new files."""
         made: list[Path] = []
         for participant, saved in self._saved.items():
             folder = self._directory / "state" / participant
@@ -85,11 +89,11 @@ class States:
         return made
 
     def holders(self, version: int) -> set[str]:
-        """The participants that keep a state of a version here."""
+        """Return the participants that have a state of a version here."""
         return {urllib.parse.unquote(name) for name, saved in self._saved.items() if version in saved}
 
     def committed(self, version: int, participants: Iterable[str], champion: int | None = None) -> None:
-        """Remove old states of those participants that have saved one for this committed version."""
+        """Remove old states of the participants that have saved one for this committed version."""
         for participant in participants:
             folder = state_folder(self._directory, participant, version)
             if folder.exists():
@@ -102,7 +106,7 @@ class States:
                 saved[:] = kept
 
     def retire(self, participants: Iterable[str]) -> None:
-        """Remove all states of participants who will not learn again."""
+        """Remove all states of participants that will not learn again."""
         for participant in participants:
             folder = state_folder(self._directory, participant, 0).parent
             self._saved.pop(folder.name, None)
@@ -110,9 +114,9 @@ class States:
 
 
 def _link(source: str, target: str) -> None:
-    """Give a file another name, or where the storage has no second names, a copy.
+    """Create a second name for a file or, if the storage does not support that, a copy.
 
-    States are replaced, never written into, so both names may be one file's.
+    States are replaced, never modified, so both names may refer to one file.
     """
     try:
         os.link(source, target)

@@ -1,8 +1,8 @@
-"""What other processes ask of the one that writes a run: files in DIR/requests, which the run looks for.
+"""Requests of other processes to the writer of a run: files in DIR/requests, which the run checks.
 
 stop.json       end with a commit, as after SIGTERM
-change.json     another champion, or a version to go back to: what is to be done, by whom it is asked
-answer.json     what came of the last change
+change.json     another champion, or a version to go back to: the action, and the process that requests it
+answer.json     the outcome of the last change
 """
 
 from __future__ import annotations
@@ -24,27 +24,28 @@ STOP, CHANGE, ANSWER = "stop", "change", "answer"
 
 
 def ask(directory: Path, what: str, **told: Any) -> None:
-    """Leave a request, in place of one for the same that is there; told: what else it says.
+    """Write a request, replacing an earlier one of the same kind; `told` contains its other entries.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ask(Path(folder), STOP)
-    ...     before = asked(Path(folder), STOP)
-    ...     answer(Path(folder), STOP)
-    ...     before, asked(Path(folder), STOP)
-    (True, False)
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ask(Path(folder), STOP)
+        ...     before = asked(Path(folder), STOP)
+        ...     answer(Path(folder), STOP)
+        ...     before, asked(Path(folder), STOP)
+        (True, False)
     """
     now = {"asked": datetime.now(UTC).isoformat(timespec="seconds"), "host": socket.gethostname(), "pid": os.getpid()}
     _write(_path(directory, what), now | told)
 
 
 def asked(directory: Path, what: str) -> bool:
-    """Whether somebody asks for it."""
+    """Return whether there is a request of this kind."""
     return _path(directory, what).exists()
 
 
 def request(directory: Path, what: str) -> dict[str, Any] | None:
-    """What a request says; None where there is none."""
+    """Return a request; None if there is none."""
     try:
         found: dict[str, Any] = json.loads(_path(directory, what).read_text())
     except FileNotFoundError:
@@ -53,7 +54,9 @@ def request(directory: Path, what: str) -> dict[str, Any] | None:
 
 
 def answer(directory: Path, what: str, outcome: Mapping[str, Any] | None = None) -> None:
-    """Take a request away: it was met, or is of a run that has ended. outcome: what came of it, for who has asked."""
+    """Remove a request that was fulfilled or belongs to a run that has ended; write the outcome for the process that
+    asked.
+    """
     if outcome is not None:
         _write(_path(directory, ANSWER), outcome)
     with storage(directory):
@@ -62,14 +65,15 @@ def answer(directory: Path, what: str, outcome: Mapping[str, Any] | None = None)
 
 
 def answered(directory: Path, token: str) -> dict[str, Any] | None:
-    """What came of the change with this token; None as long as nobody has answered it.
+    """Return the outcome of the change with this token; None while there is no answer.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     ask(Path(folder), CHANGE, token="f00d", action="unpin")
-    ...     answer(Path(folder), CHANGE, {"token": "f00d", "done": "no version is pinned"})
-    ...     answered(Path(folder), "f00d")["done"], answered(Path(folder), "beef")
-    ('no version is pinned', None)
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     ask(Path(folder), CHANGE, token="f00d", action="unpin")
+        ...     answer(Path(folder), CHANGE, {"token": "f00d", "done": "no version is pinned"})
+        ...     answered(Path(folder), "f00d")["done"], answered(Path(folder), "beef")
+        ('no version is pinned', None)
     """
     found = request(directory, ANSWER)
     return found if found is not None and found.get("token") == token else None

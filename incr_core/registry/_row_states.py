@@ -1,8 +1,8 @@
-"""Check that every row of a stream is in exactly one state, from what a run has committed.
+"""A check, from the committed data of a run, that every row of a stream is in exactly one state.
 
 learned       in the ledger, by one participant in one version
-quarantined   it, its file, or the increment it was to be learned in could not be used, or somebody set it aside; the
-              table has the reason of each
+quarantined   the row, its file, or the increment in which it was to be learned could not be used, or the row was set
+              aside by hand; the table has the reason for each
 duplicate     its key was learned before
 dropped       there were more rows than the job's limits allow, and it was not in the sample that was learned
 erased        by `incr forget`, whatever its state was before
@@ -28,21 +28,24 @@ __all__ = ["RowStates"]
 
 @dataclass(slots=True)
 class RowStates:
-    """How many rows are in each state, and which rows violate the law.
+    """The number of rows in each state, and the rows that violate the law.
 
-    states: state -> rows; "in none" only where there is a violation. pending: reason -> rows, those of the state
-    "pending". learned_erased: of the erased rows, those in the ledger. participants: name -> rows learned, rows that
-    were duplicates, and rows it holds until its turn.
+    Attributes:
+        states: State -> rows; "in none" only if there is a violation.
+        pending: Reason -> rows in the state "pending".
+        learned_erased: The number of erased rows that are in the ledger.
+        participants: Name -> rows learned, rows that were duplicates, and rows held until its turn.
 
-    >>> from incr_core.data import row_ids
-    >>> from incr_core.registry import SCHEMA
-    >>> from incr_core.registry.ledger import entry_table
-    >>> table = entry_table(1, "all", row_ids(0, 1, 4), ["a.csv"], increment=0)
-    >>> tables = {"ledger": table, "duplicates": pa.table({}), "quarantine": pa.table({})}
-    >>> five, four = RowSet.of_range(0, 5), RowSet.of_range(0, 4)
-    >>> found = RowStates.of(tables, SCHEMA.empty_table(), Standing(["a.csv"], 1, there=five, due=four), {})
-    >>> found.states["learned"], found.pending["not reached yet"], str(found.violations[0])
-    (3, 1, 'row 0 of a.csv: expected a row whose turn has come to be learned, or told why not, got in no state at all...
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> from incr_core.registry import SCHEMA
+        >>> from incr_core.registry.ledger import entry_table
+        >>> table = entry_table(1, "all", row_ids(0, 1, 4), ["a.csv"], increment=0)
+        >>> tables = {"ledger": table, "duplicates": pa.table({}), "quarantine": pa.table({})}
+        >>> five, four = RowSet.of_range(0, 5), RowSet.of_range(0, 4)
+        >>> found = RowStates.of(tables, SCHEMA.empty_table(), Standing(["a.csv"], 1, there=five, due=four), {})
+        >>> found.states["learned"], found.pending["not reached yet"], str(found.violations[0])
+        (3, 1, 'row 0 of a.csv: expected a row that is due to be learned, or in another table, got in no state...
     """
 
     states: dict[str, int]
@@ -53,7 +56,7 @@ class RowStates:
 
     @property
     def rows(self) -> int:
-        """All of them."""
+        """The total number of rows."""
         return sum(self.states.values())
 
     @classmethod
@@ -69,12 +72,17 @@ class RowStates:
         place: int | None = None,
         has_files: bool = True,
     ) -> RowStates:
-        """From a run's tables by name, its erased addresses, and its position in the stream.
+        """Compute the states of rows from a run's tables, its erased addresses, and its position in the stream.
 
-        held: participant -> rows it received and has not had its turn to learn. frozen: whether what follows the warm
-        start is not learned. all_held: whether `held` tells of every participant. place: how many rows have passed,
-        where each is learned as it passes. has_files: whether `standing` tells of files; where it does not, its
-        fragments are those of the tables.
+        Args:
+            tables: Name -> table.
+            erased: The erased addresses.
+            standing: The position in the stream.
+            held: Participant -> rows it received and has not yet had its turn to learn.
+            frozen: Whether rows after the warm start are not learned.
+            all_held: Whether `held` includes every participant.
+            place: The number of rows that have passed, if each is learned when it passes.
+            has_files: Whether `standing` includes files; otherwise its fragments are those of the tables.
         """
         rows = RowTables(tables, erased, standing, has_files)
         waiting = RowSet()
@@ -111,9 +119,9 @@ class RowStates:
 def _counted(
     rows: RowTables, standing: Standing, waiting: RowSet, *, frozen: bool, knows: bool
 ) -> tuple[dict[str, int], dict[str, int]]:
-    """How many rows are in each state, and the reasons of pending ones; each row counts once.
+    """Count the rows in each state, and the reasons of pending ones; each row counts once.
 
-    knows: whether it is known which rows are due; else those that are not learned may or may not be.
+    `knows` says whether the due rows are known; otherwise rows that are not learned may be due or not.
     """
     learned, duplicate = rows.learned, rows.duplicate - rows.learned
     quarantined = (rows.quarantined | standing.rejected) - learned - duplicate

@@ -1,4 +1,4 @@
-"""A run's tables as sets of rows, and the checks of these against the stream and one another."""
+"""A run's tables as sets of rows, and checks of them against the stream and each other."""
 
 from __future__ import annotations
 
@@ -19,16 +19,18 @@ __all__ = ["RowTables"]
 Ints = npt.NDArray[np.int64]
 
 SHOWN = 3
-"""Rows that a violation names."""
+"""The number of rows named in a violation."""
 
-_COPY = "go back to a copy of the run from before, or learn the stream anew with another --out"
+_COPY = "go back to a copy of the run from before, or learn the stream again with another --out"
 _MASK = (1 << OFFSET_BITS) - 1
 
 
 class RowTables:
-    """The rows that are learned, quarantined, duplicate and erased according to the tables, and what is wrong.
+    """The rows that are learned, quarantined, duplicate and erased according to the tables, and the violations.
 
-    names: the fragments by number, those of the stream and then others. violations: what was found so far.
+    Attributes:
+        names: The fragments by number: those of the stream, then others.
+        violations: The violations found so far.
     """
 
     def __init__(self, tables: Mapping[str, pa.Table], erased: pa.Table, standing: Standing, has_files: bool) -> None:
@@ -64,11 +66,11 @@ class RowTables:
         return np.asarray(numbers.to_numpy(), np.int64)
 
     def _addresses(self, table: pa.Table, place: str | None) -> Ints:
-        """The ids of rows listed by address; an impossible offset is a violation if `place` is given."""
+        """Return the ids of rows listed by address; an impossible offset is a violation if `place` is given."""
         if not table.num_rows:
             return np.empty(0, np.int64)
         number = self._numbers(table)
-        # A null offset is no address; -1 is refused with what else is none.
+        # A null offset is not an address; -1 is refused like other impossible offsets.
         offset = np.asarray(pc.fill_null(table["offset"], -1).to_numpy(), np.int64)
         inside = (offset >= 0) & (offset <= _MASK)
         if place is not None and not inside.all():
@@ -102,12 +104,12 @@ class RowTables:
         self.violations.append(Violation(place, expected, got, _COPY))
 
     def names_in(self, name: str) -> list[str]:
-        """The participants in a ledger."""
+        """Return the participants in a ledger."""
         table = self.tables[name]
         return sorted(table["participant"].unique().to_pylist()) if table.num_rows else []
 
     def count(self, name: str, participant: str) -> int:
-        """How many rows a participant has in a ledger."""
+        """Return the number of rows of a participant in a ledger."""
         table = self.tables[name]
         if not table.num_rows:
             return 0
@@ -116,7 +118,7 @@ class RowTables:
     # -- checking
 
     def wrong(self, rows: RowSet, expected: str, got: str, remedy: str = _COPY) -> None:
-        """Record a violation of these rows, if there are any: the first by address, and how many."""
+        """Record a violation by these rows, if there are any, with the first addresses and the number of rows."""
         if not len(rows):
             return
         shown = [f"row {row & _MASK} of {self.names[row >> OFFSET_BITS]}" for row in rows.first(SHOWN)]
@@ -124,7 +126,7 @@ class RowTables:
         self.violations.append(Violation(", ".join(shown) + more, expected, got, remedy))
 
     def _foreign(self) -> None:
-        """Rows of files that the run has never met."""
+        """Check for rows of files that the run does not know."""
         for number in range(self._known, len(self.names)):
             rows = self._of_files([number])
             kept = (self.learned | self.duplicate | self.dropped | self.quarantined) & rows
@@ -135,7 +137,7 @@ class RowTables:
         return RowSet.of_intervals(first, first + _MASK + 1)
 
     def _bad_files(self) -> None:
-        """Each file that the run skips must be in quarantine, with its fingerprint."""
+        """Check that each file that the run skips is in quarantine, with its fingerprint."""
         table = self.tables["quarantine"]
         told = set[tuple[str, str]]()
         if table.num_rows:
@@ -147,7 +149,7 @@ class RowTables:
                 self.violations.append(Violation("quarantine", f"an entry of {name} ({mark})", got, _COPY))
 
     def within_files(self, kept: RowSet) -> None:
-        """Rows in the tables must be rows of the files, of those that are still there unchanged."""
+        """Check that rows in the tables are rows of the files, for files that still exist unchanged."""
         standing = self.standing
         for name, (before, now) in standing.changed.items():
             remedy = "put it back, and add new rows as a new file"
@@ -159,7 +161,9 @@ class RowTables:
         self.wrong(outside, "rows of the stream's files", "one behind the last row of its file")
 
     def as_many_as_passed(self, accounted: RowSet, passed: int) -> None:
-        """If each row is learned as it passes, as many must be in the tables, but for erased ones."""
+        """If each row is learned when it passes, check that the tables have all rows that have passed, except erased
+        ones.
+        """
         rows = len(accounted)
         if not passed - len(self.erased - accounted) <= rows <= passed:
             expected = f"the {passed:,} rows that have passed"
@@ -167,12 +171,12 @@ class RowTables:
             self.violations.append(Violation("ledger, quarantine, duplicates and dropped", expected, got, _COPY))
 
     def as_the_stream_stands(self, accounted: RowSet, *, everything: bool) -> None:
-        """Rows that were due must be in a table, if `everything` must be, and others must not be learned."""
+        """Check that due rows are in a table, if `everything` must be, and that other rows are not learned."""
         standing = self.standing
         due = standing.finished | standing.due
         if everything:
             lost = due - standing.unlabelled - accounted
-            self.wrong(lost, "a row whose turn has come to be learned, or told why not", "in no state at all")
+            self.wrong(lost, "a row that is due to be learned, or in another table", "in no state at all")
         self.wrong(
             standing.bad - accounted,
             "a row that cannot be used to be in quarantine",
@@ -193,4 +197,4 @@ class RowTables:
         self.wrong(early - standing.unlabelled, "a row to be learned when its turn has come", "learned before")
         arrived = due | standing.awaiting | standing.bad | standing.unlabelled
         told = ((self.duplicate | self.quarantined) - arrived - unseen) & standing.there
-        self.wrong(told, "a row to be told of when it has arrived", "in quarantine or a duplicate before")
+        self.wrong(told, "a row to be reported after it has arrived", "in quarantine or a duplicate before")

@@ -1,18 +1,18 @@
-"""The run directory and its versions: the whole truth of a run, readable by other tools.
+"""The run directory and its versions: the complete data of a run, readable by other tools.
 
-    DIR/job.toml                 the job as resolved; its first line marks the folder as ours
+    DIR/job.toml                 the job as resolved; its first line identifies the folder as a run directory
     DIR/versions/N/              a version: model.safetensors, and commit.zip with its manifest and tables (`_version`)
     DIR/champion                 the number of the published version
-    DIR/pinned                   the same, where it is to stay so
-    DIR/segments.json            which segments there are (`_segments`)
+    DIR/pinned                   the same, if it is pinned
+    DIR/segments.json            the list of segments (`_segments`)
     DIR/metrics/*.parquet        segments of a table; also ledger, duplicates, quarantine, events, clients, manifests
-    DIR/state/PARTICIPANT/N/     what each participant needs to resume from version N
+    DIR/state/PARTICIPANT/N/     the state each participant needs to resume from version N
     DIR/erased/*.parquet         addresses of rows that were erased
-    DIR/detached.json            who holds a detached run, and how it ended (`_detached`)
+    DIR/detached.json            the holder of a detached run, and its exit status (`_detached`)
 
-A commit is one rename: `versions/.tmp-N` becomes `versions/N`. Every so many commits their tables are folded into a
-segment; the folder of a version that has been pruned goes then. Everything outside `versions/` and the segments follows
-from what is inside, so whatever a kill leaves behind, the next `create` or `open` puts right.
+A commit is one rename: `versions/.tmp-N` becomes `versions/N`. After a number of commits, their tables are folded into
+a segment, and folders of pruned versions are removed. Everything outside `versions/` and the segments can be derived
+from them, so the next `create` or `open` repairs the state after a kill.
 """
 
 from __future__ import annotations
@@ -38,35 +38,38 @@ __all__ = ["RunDirectory"]
 
 
 class RunDirectory(Committing):
-    """A run on disk: commit versions to it, read them back, roll back.
+    """A run on disk: commits, reading of versions, and rollback.
 
-    `RunDirectory.create` takes the run for writing: it makes the folder, or resumes the run of the same job there, and
-    holds the folder's lock until `close` or the death of the process. `RunDirectory.open` takes a look at a run
-    without holding anything. Both first put right what a kill may have left.
+    `RunDirectory.create` opens the run for writing: it creates the folder, or resumes the run of the same job there,
+    and
+    holds the folder's lock until `close` or the end of the process. `RunDirectory.open` opens a run for reading,
+    without
+    the lock. Both first repair the state after a kill.
 
-    >>> import tempfile, torch
-    >>> from incr_core.registry.ledger import SCHEMA
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> job = 'name = "demo"'
-    >>> with RunDirectory.create(folder.name, job, fingerprint="f00d") as run:
-    ...     for value in (1.0, 2.0):
-    ...         version = run.commit(
-    ...             {"weight": torch.tensor(value)},
-    ...             manifest={"increment": 0, "name": "2013-01-01"},
-    ...             metrics=pa.table({"increment": [0]}),
-    ...             ledger=SCHEMA.empty_table(),
-    ...         )
-    ...     run.promote(1)
-    >>> run = RunDirectory.open(folder.name)
-    >>> run.latest(), run.champion(), run.load()[0], run.load(2)[0]
-    (2, 1, {'weight': tensor(1.)}, {'weight': tensor(2.)})
-    >>> run.table("metrics").num_rows, run.table("metrics", first=2).num_rows
-    (2, 1)
-    >>> run.load(7)
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.VersionError: ...: no version 7; there are versions 1 to 2
-    >>> folder.cleanup()
+    Example:
+        >>> import tempfile, torch
+        >>> from incr_core.registry.ledger import SCHEMA
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> job = 'name = "demo"'
+        >>> with RunDirectory.create(folder.name, job, fingerprint="f00d") as run:
+        ...     for value in (1.0, 2.0):
+        ...         version = run.commit(
+        ...             {"weight": torch.tensor(value)},
+        ...             manifest={"increment": 0, "name": "2013-01-01"},
+        ...             metrics=pa.table({"increment": [0]}),
+        ...             ledger=SCHEMA.empty_table(),
+        ...         )
+        ...     run.promote(1)
+        >>> run = RunDirectory.open(folder.name)
+        >>> run.latest(), run.champion(), run.load()[0], run.load(2)[0]
+        (2, 1, {'weight': tensor(1.)}, {'weight': tensor(2.)})
+        >>> run.table("metrics").num_rows, run.table("metrics", first=2).num_rows
+        (2, 1)
+        >>> run.load(7)
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.VersionError: ...: no version 7; there are versions 1 to 2
+        >>> folder.cleanup()
     """
 
     # Taking a run directory
@@ -83,12 +86,22 @@ class RunDirectory(Committing):
     ) -> Self:
         """Start the run of this job here, or resume it; refuse any other folder.
 
-        Jobs with equal fingerprints are the same run; as_now: how a job is read that an earlier incr has written.
-        keep: how many of the newest versions keep their weights (None: all). The champion always does; of others the
-        manifest and the tables stay.
+        Jobs with equal fingerprints are the same run.
 
-        Raises RunDirectoryError when the folder holds something else, another job's run, a run that another process is
-        writing, or one with an erasure that was interrupted; StorageError when it cannot be written.
+        Args:
+            path: The folder.
+            job_toml: The job.
+            fingerprint: The fingerprint of the job.
+            keep: The number of the newest versions that keep their weights; None for all. The champion always keeps
+                them; other
+                versions keep the manifest and the tables.
+            as_now: The conversion of a job stored by an earlier incr.
+
+        Raises:
+            RunDirectoryError: The folder contains other files, another job's run, a run that another process is
+                writing, or one
+                with an interrupted erasure.
+            StorageError: The folder cannot be written.
         """
         run = cls(located(path), keep)
         run._take(job_toml, fingerprint, as_now)
@@ -122,10 +135,10 @@ class RunDirectory(Committing):
             refuse_foreign_files(self.path)
             self.path.mkdir(parents=True, exist_ok=True)
             self._lock.take(lasting=True)
-        answer(self.path, STOP)  # what was asked of an earlier run
+        answer(self.path, STOP)  # a request to an earlier run
         withdraw_detached(self.path)
         try:
-            # Where nothing is committed there is nothing to lose: a job that was refused or killed may be changed.
+            # Without commits no data can be lost, so a job that was refused or killed may be changed.
             begun = bool(numbers_in(self.path / "versions"))
             refuse_unfinished(self.path)
             if not begun:
@@ -142,12 +155,12 @@ class RunDirectory(Committing):
             raise
 
     def _keep_states(self) -> None:
-        """Keep as many states to go on from as the job says."""
+        """Keep the number of states that the job specifies."""
         wanted = self.job().get("publish", {}).get("states", STAY)
         self._versions.stay = self._states.stay = max(STAY, wanted)
 
     def close(self) -> None:
-        """Fold what is left to fold, and free the lock."""
+        """Fold the remaining versions, and release the lock."""
         if self._lock.taken:
             try:
                 self._versions.fold()
@@ -163,7 +176,7 @@ class RunDirectory(Committing):
     # Choosing
 
     def promote(self, version: int) -> None:
-        """Make a version the champion, until the next is published; none is lost, and no other is pinned any more."""
+        """Make a version the champion until the next is published; versions are kept, and pinned ones unpinned."""
         self._versions.require(version)
         with self._lock.held():
             pin(self.path, None)
@@ -172,7 +185,7 @@ class RunDirectory(Committing):
             make_champion(self.path, version, durable=True)
 
     def pin(self, version: int | None) -> None:
-        """Let a version stay the champion, whatever is committed; None: no more, so that the next one may be it."""
+        """Keep a version as the champion until it is unpinned, independent of commits; None unpins it."""
         with self._lock.held():
             if version is not None:
                 self.promote(version)
@@ -182,32 +195,32 @@ class RunDirectory(Committing):
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """Inside, nobody else writes the run, and all that is there is known; RunDirectoryError where somebody does."""
+        """Hold the lock, with all files read again; raise RunDirectoryError if another process writes the run."""
         with self._lock.held():
             self._survey()
             self._repair()
             yield
 
     def stored(self, name: str) -> Iterator[tuple[Path, pa.Table]]:
-        """Every file that has rows of a table, and these rows, verified."""
+        """Yield every file with rows of a table, and its verified rows."""
         return self._versions.history.stored(name)
 
     def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
-        """Change a table wherever it is; `change` says in how many rows. Returns how many there are in all.
+        """Change rows of a table in all files; `change` returns their number. Return the total number.
 
-        For an erasure: what is committed is not changed otherwise. The same call finishes what a kill interrupted.
+        Only for an erasure: committed data is not changed otherwise. After an interruption, repeat the call.
         """
         return self._versions.history.rewrite(name, change)
 
     # What a kill may have left
 
     def _survey(self) -> None:
-        """Read what is there: versions and states."""
+        """Read the versions and states."""
         self._versions.survey()
         self._learned.survey()
         self._states.survey(self._versions.latest)
 
     def _repair(self) -> None:
-        """Finish or undo what a kill interrupted; the caller holds the lock."""
+        """Finish or undo interrupted changes; the caller holds the lock."""
         self._versions.repair()
         self._states.repair(self.champion())

@@ -1,11 +1,12 @@
-"""Segments: the tables of many versions in a few files that never change, listed by one that is swapped by a rename.
+"""Segments: the tables of many versions in a few immutable files, listed in an index that is replaced by a rename.
 
-    DIR/segments.json                          which versions each segment holds, and its files with their hashes
+    DIR/segments.json                          the versions of each segment, and its files with their hashes
     DIR/TABLE/00000001-00000064.parquet        the rows that these versions added to a table
 
-A fold takes the versions behind the last segment into a new one, and with it as many of the segments before as are not
-twice as large. So sizes halve from the first to the last, as bits of a number do; a row is written again as often as
-sizes double, and a segment of LARGEST versions, or that would be larger than LARGEST_BYTES, is not touched any more.
+A fold puts the versions after the last segment into a new one, together with as many of the segments before it as are
+less than twice as large. So sizes halve from the first to the last, like the bits of a number; a row is written again
+each time sizes double, and a segment of LARGEST versions, or one that would be larger than LARGEST_BYTES, is not
+rewritten.
 """
 
 from __future__ import annotations
@@ -46,10 +47,16 @@ LARGEST_BYTES = 8 << 20
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The versions from `first` to `last`. files: table -> file, rows, bytes and sha256; tables without rows have none.
+    """The versions from `first` to `last`.
 
-    >>> Segment(33, 64, {}).versions
-    32
+    Attributes:
+        first: The first version.
+        last: The last version.
+        files: Table -> file, rows, bytes and sha256; tables without rows have none.
+
+    Example:
+        >>> Segment(33, 64, {}).versions
+        32
     """
 
     first: int
@@ -58,20 +65,21 @@ class Segment:
 
     @property
     def versions(self) -> int:
-        """How many versions."""
+        """The number of versions."""
         return self.last - self.first + 1
 
     @property
     def size(self) -> int:
-        """Bytes of all its files."""
+        """The total size of its files in bytes."""
         return sum(file["bytes"] for file in self.files.values())
 
 
 def read_index(directory: Path) -> list[Segment]:
-    """The segments of a run, in order.
+    """Return the segments of a run, in order.
 
-    >>> read_index(Path("/nowhere"))
-    []
+    Example:
+        >>> read_index(Path("/nowhere"))
+        []
     """
     if not (directory / INDEX).exists():
         return []
@@ -79,10 +87,11 @@ def read_index(directory: Path) -> list[Segment]:
 
 
 def join(tables: Sequence[pa.Table]) -> pa.Table:
-    """Tables behind one another; a column that some lack is null there.
+    """Concatenate tables; a column that is missing in some is null there.
 
-    >>> join([pa.table({"a": [1]}), pa.table({"b": [2]})]).to_pylist()
-    [{'a': 1, 'b': None}, {'a': None, 'b': 2}]
+    Example:
+        >>> join([pa.table({"a": [1]}), pa.table({"b": [2]})]).to_pylist()
+        [{'a': 1, 'b': None}, {'a': None, 'b': 2}]
     """
     full = [table.replace_schema_metadata(None) for table in tables if table.num_rows]
     return pa.concat_tables(full, promote_options="permissive") if full else pa.table({})
@@ -91,14 +100,16 @@ def join(tables: Sequence[pa.Table]) -> pa.Table:
 class Segments:
     """The segments of the run in `directory`.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     found = Segments(Path(folder))
-    ...     for version in (1, 2, 3):
-    ...         manifest = pa.table({"version": [version], "manifest": ["{}"]})
-    ...         found.fold(version, version, {"manifests": manifest, "metrics": pa.table({"auc": [0.5 + version]})})
-    ...     [(segment.first, segment.last) for segment in found.listed], join(list(found.tables("metrics"))).num_rows
-    ([(1, 2), (3, 3)], 3)
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     found = Segments(Path(folder))
+        ...     for version in (1, 2, 3):
+        ...         manifest = pa.table({"version": [version], "manifest": ["{}"]})
+        ...         found.fold(version, version, {"manifests": manifest, "metrics": pa.table({"auc": [0.5 + version]})})
+        ...     rows = join(list(found.tables("metrics"))).num_rows
+        ...     [(segment.first, segment.last) for segment in found.listed], rows
+        ([(1, 2), (3, 3)], 3)
     """
 
     def __init__(self, directory: Path) -> None:
@@ -107,15 +118,15 @@ class Segments:
 
     @property
     def last(self) -> int:
-        """The last version that is in a segment; 0 before the first."""
+        """The last version in a segment; 0 before the first."""
         return self.listed[-1].last if self.listed else 0
 
     def read(self) -> None:
-        """Take what the index lists now."""
+        """Read the index again."""
         self.listed = read_index(self.directory)
 
     def tables(self, name: str, first: int = 1, last: int | None = None) -> Iterator[pa.Table]:
-        """The rows of a table that segments hold of versions `first` to `last`, from one segment after another."""
+        """Yield the rows of a table for versions `first` to `last`, segment by segment."""
         for segment in self.listed:
             if segment.last < first or (last is not None and segment.first > last) or name not in segment.files:
                 continue
@@ -128,13 +139,13 @@ class Segments:
             yield table
 
     def table(self, segment: Segment, name: str) -> pa.Table:
-        """The file of a segment, verified."""
+        """Read the file of a segment, verified."""
         file = segment.files[name]
         path = self.directory / file["file"]
         return read_table(path.name, read_verified(path, file["sha256"], file["bytes"]))
 
     def _rows(self, segment: Segment, name: str) -> list[int]:
-        """How many rows of a table each version of a segment has."""
+        """Return the number of rows of a table for each version of a segment."""
         if name == MANIFESTS:
             return [1] * segment.versions
         return [
@@ -142,7 +153,7 @@ class Segments:
         ]
 
     def fold(self, first: int, last: int, tables: Mapping[str, pa.Table]) -> None:
-        """Take more versions in; a kill leaves the segments as they were, or all of it done."""
+        """Add more versions; after a kill, either none or all of the change is done."""
         taken = list[Segment]()
         versions, size = last - first + 1, sum(table.nbytes for table in tables.values())
         for before in reversed(self.listed):
@@ -163,9 +174,9 @@ class Segments:
         self._swap([*self.listed[: len(self.listed) - len(taken)], made])
 
     def rewrite(self, name: str, change: Callable[[pa.Table], tuple[pa.Table, int]]) -> int:
-        """Change rows of a table, of which `change` says how many; returns that of all segments.
+        """Change rows of a table; `change` returns their number. Return the total number for all segments.
 
-        Only for an erasure: a segment stays as it is otherwise.
+        Only for an erasure: a segment is not changed otherwise.
         """
         found, rows = list[Segment](), 0
         for segment in self.listed:
@@ -181,7 +192,7 @@ class Segments:
         return rows
 
     def tidy(self) -> None:
-        """Remove files that a kill has left: unfinished ones, and those that no segment has any more."""
+        """Remove unfinished files, and those that no segment uses."""
         known = {file["file"] for segment in self.listed for file in segment.files.values()}
         for name in (MANIFESTS, *TABLES):
             for path in (self.directory / name).glob("*"):
@@ -189,7 +200,7 @@ class Segments:
                     remove(path)
 
     def _written(self, first: int, last: int, tables: Mapping[str, pa.Table]) -> Segment:
-        """A segment whose files are on the disk, and which nothing lists yet."""
+        """Write and sync the files of a segment that is not in the index yet."""
         files, paths = dict[str, dict[str, Any]](), list[Path]()
         for name, table in tables.items():
             content = parquet_bytes(table)

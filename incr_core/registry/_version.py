@@ -1,12 +1,12 @@
-"""One committed version: a folder with the weights, and one archive of everything small.
+"""One committed version: a folder with the weights, and one archive of all small data.
 
     model.safetensors          the weights
     commit.zip                 manifest.json, and the rows that the commit adds to each of the run's tables
-    extra_state.safetensors    what modules keep besides tensors, where they do
-    NAME.arrow                 tables that live as long as the weights: history, the outcomes that rates need
-    state.zip                  the loop's state, to resume from this version; of the last two versions
+    extra_state.safetensors    the state of modules besides tensors, if there is any
+    NAME.arrow                 tables kept as long as the weights: history, the outcomes that rates need
+    state.zip                  the loop's state, to resume from this version; only in the last two versions
 
-The archive knows its own hash, and the manifest those of the files beside it.
+The archive contains its own hash, and the manifest the hashes of the other files.
 """
 
 from __future__ import annotations
@@ -63,22 +63,32 @@ def write_version(
     state: Mapping[str, Any] | None = None,
     needed: Sequence[Path] = (),
 ) -> dict[str, Any]:
-    """Make the folder of a version appear, whole or not at all; returns its manifest.
+    """Create the folder of a version atomically; return its manifest.
 
-    `tables` are what it adds to the run's, `extra` those beside the weights. What the registry sets (`own`) and what
-    others add (`manifest`) make up the manifest, with hashes and counts of rows; a name in both is an ArgumentError.
-    Complex numbers that safetensors has no name for lie in the file as pairs of real ones, and the manifest says under
-    `pairs` which. `extra_state` is nested state that is no weight: its tensors lie in a file of their own, the rest in
-    the manifest. `state` is the loop's, to resume from. `needed` must be on the disk before the version is.
+    Complex numbers without a name in safetensors are stored as pairs of real numbers, and the manifest lists them under
+    `pairs`.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     folder = Path(name, "1")
-    ...     tables = {"metrics": pa.table({"auc": [0.7]})}
-    ...     written = write_version(folder, {"w": torch.ones(2)}, tables, {"version": 1}, {"name": "2013-01-01"})
-    ...     weights, manifest = read_version(folder)
-    ...     weights, manifest["name"], manifest["tables"], manifest == written
-    ({'w': tensor([1., 1.])}, '2013-01-01', {'metrics': 1}, True)
+    Args:
+        folder: The folder.
+        weights: The weights.
+        tables: The rows to add to the run's tables.
+        own: The entries of the manifest set by the registry; hashes and row counts are added.
+        manifest: The other entries of the manifest; a name in both is an ArgumentError.
+        extra: Tables stored beside the weights.
+        extra_state: Nested state that is not a weight: its tensors are stored in a separate file, the rest in the
+            manifest.
+        state: The loop's state, from which to resume.
+        needed: Files that must be synced before the version exists.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name, "1")
+        ...     tables = {"metrics": pa.table({"auc": [0.7]})}
+        ...     written = write_version(folder, {"w": torch.ones(2)}, tables, {"version": 1}, {"name": "2013-01-01"})
+        ...     weights, manifest = read_version(folder)
+        ...     weights, manifest["name"], manifest["tables"], manifest == written
+        ({'w': tensor([1., 1.])}, '2013-01-01', {'metrics': 1}, True)
     """
     files = {MODEL: safetensors.torch.save(_on_cpu(weights))}
     files |= {f"{name}.arrow": arrow_bytes(table) for name, table in (extra or {}).items()}
@@ -112,7 +122,7 @@ def write_version(
 
 
 def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The weights and manifest of a version, verified byte for byte."""
+    """Read the weights and manifest of a version, verified byte for byte."""
     manifest, _ = read_commit(folder)
     weights = safetensors.torch.load(read_verified(folder / MODEL, manifest["files"][MODEL]))
     for name, dtype in manifest.get("pairs", {}).items():
@@ -123,14 +133,15 @@ def read_version(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 
 
 def read_extra_state(folder: Path) -> dict[str, Any]:
-    """The state of a version that is no weight, verified; {} where there is none.
+    """Read the state of a version that is not a weight, verified; {} if there is none.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     folder = Path(name, "1")
-    ...     told = write_version(folder, {}, {}, {"version": 1}, {}, extra_state={"model.0": {"calls": 3}})
-    ...     read_extra_state(folder)
-    {'model.0': {'calls': 3}}
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name, "1")
+        ...     told = write_version(folder, {}, {}, {"version": 1}, {}, extra_state={"model.0": {"calls": 3}})
+        ...     read_extra_state(folder)
+        {'model.0': {'calls': 3}}
     """
     manifest, _ = read_commit(folder)
     if "extra_state" not in manifest:
@@ -141,7 +152,7 @@ def read_extra_state(folder: Path) -> dict[str, Any]:
 
 
 def read_extra_table(folder: Path, name: str) -> pa.Table:
-    """One of the tables beside a version's weights, verified."""
+    """Read one of the tables beside a version's weights, verified."""
     files, file = read_commit(folder)[0]["files"], f"{name}.arrow"
     if file not in files:
         raise VersionError(f"{folder}: no {file}; there are {', '.join(files)}")
@@ -149,14 +160,15 @@ def read_extra_table(folder: Path, name: str) -> pa.Table:
 
 
 def read_state(folder: Path) -> Any:
-    """The loop's state at a version, verified.
+    """Read the loop's state at a version, verified.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as name:
-    ...     folder = Path(name, "1")
-    ...     told = write_version(folder, {}, {}, {"version": 1}, {}, state={"increments": 3})
-    ...     read_state(folder)
-    {'increments': 3}
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as name:
+        ...     folder = Path(name, "1")
+        ...     told = write_version(folder, {}, {}, {"version": 1}, {}, state={"increments": 3})
+        ...     read_state(folder)
+        {'increments': 3}
     """
     files = read_archive(folder / STATE)
     document = parse_checksummed(files["state.json"], folder / STATE)
@@ -164,10 +176,11 @@ def read_state(folder: Path) -> Any:
 
 
 def is_intact(folder: Path) -> bool:
-    """Whether every byte of a version's weights and manifest is as committed.
+    """Return whether every byte of a version's weights and manifest is as committed.
 
-    >>> is_intact(Path("/nowhere/versions/1"))
-    False
+    Example:
+        >>> is_intact(Path("/nowhere/versions/1"))
+        False
     """
     try:
         read_version(folder)
@@ -177,7 +190,7 @@ def is_intact(folder: Path) -> bool:
 
 
 def _on_cpu(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    # Cloned, because tied weights share memory and safetensors stores each name on its own.
+    # Cloned, because tied weights share memory and safetensors stores each name separately.
     return {
         name: stored(weight.detach()).cpu().resolve_conj().resolve_neg().clone(memory_format=torch.contiguous_format)
         for name, weight in weights.items()

@@ -1,4 +1,4 @@
-"""The versions of a run: which have weights, which is the champion, and the pruning of old ones."""
+"""The versions of a run: those with weights, the champion, and the pruning of old ones."""
 
 from __future__ import annotations
 
@@ -22,21 +22,23 @@ __all__ = ["Versions", "loop_state"]
 
 
 class Versions:
-    """The versions of the run in `directory`; `survey` looks at what is there.
+    """The versions of the run in `directory`; `survey` reads the current files.
 
-    stay: of how many of the newest the loop's state is kept; the champion's always is.
+    Attributes:
+        stay: The number of the newest versions for which the loop's state is kept, besides the champion.
 
-    >>> found = Versions(Path("/nowhere"))
-    >>> found.survey()
-    >>> found.latest, found.manifests()
-    (0, [])
+    Example:
+        >>> found = Versions(Path("/nowhere"))
+        >>> found.survey()
+        >>> found.latest, found.manifests()
+        (0, [])
     """
 
     def __init__(self, directory: Path, stay: int = STAY) -> None:
         self.directory, self.stay = directory, stay
         self.history = History(directory)
         self._with_weights: list[int] = []
-        self._pruned: list[int] = []  # without weights, and still with a folder
+        self._pruned: list[int] = []  # without weights, but with a folder
         self._with_state: list[int] = []
 
     @property
@@ -45,18 +47,18 @@ class Versions:
         return self.history.latest
 
     def folder(self, version: int) -> Path:
-        """Where a version is, or was."""
+        """Return the folder of a version, which need not exist."""
         return self.history.folder(version)
 
     def survey(self) -> None:
-        """Read what is there."""
+        """Read the current files."""
         folders = self.history.survey()
         self._with_weights = [version for version in folders if has_weights(self.folder(version))]
         self._pruned = sorted({*folders} - {*self._with_weights})
         self._with_state = [version for version in self._with_weights if (self.folder(version) / STATE).exists()]
 
     def repair(self) -> None:
-        """Finish or undo what a kill interrupted; the caller holds the lock."""
+        """Finish or undo interrupted changes; the caller holds the lock."""
         for stale in (self.directory / "versions").glob(".tmp-*"):
             remove(stale)
         for version in self._pruned:
@@ -70,28 +72,28 @@ class Versions:
         self._drop_states()
 
     def _serving(self) -> int | None:
-        """The champion as the last commit left it; None where somebody has chosen another since, or it is lost."""
+        """Return the champion after the last commit; None if another was chosen since then, or if it does not exist."""
         if is_withdrawn(self.folder(self.latest)):
             return None
-        # Of a version from before its manifest told of the champion, none was held.
+        # Versions committed before manifests recorded the champion were never pinned.
         serving: int | None = read_commit(self.folder(self.latest))[0].get("serving", self.latest)
         return serving if serving in self._with_weights else None
 
     def committed(self, manifest: Mapping[str, Any], tables: Mapping[str, pa.Table]) -> None:
-        """The next version is committed."""
+        """Record the commit of the next version."""
         self.history.committed(manifest, tables)
         self._with_weights.append(self.latest)
         self._with_state.append(self.latest)
 
     def _drop_states(self) -> None:
-        """Remove the loop's states of versions whose time to be gone on from is over."""
+        """Remove the loop's states of versions from which a run can no longer continue."""
         champion = champion_of(self.directory)
         for version in [old for old in self._with_state[: -self.stay] if old != champion]:
             remove(self.folder(version) / STATE)
             self._with_state.remove(version)
 
     def gone_on_from(self) -> list[int]:
-        """The versions that a run can go on from, as far as the loop's state tells."""
+        """Return the versions from which a run can continue, i.e. those with the loop's state."""
         return [version for version in self._with_state if version in self._with_weights]
 
     @property
@@ -100,7 +102,7 @@ class Versions:
         return list(self._with_weights)
 
     def prune(self, keep: int | None) -> None:
-        """Leave weights to the newest `keep` versions, and to the champion; and states to fewer."""
+        """Keep weights only for the newest `keep` versions and the champion, and states for fewer."""
         self._drop_states()
         if keep is not None:
             kept = {*self._with_weights[-keep:], champion_of(self.directory)}
@@ -110,9 +112,9 @@ class Versions:
                 self._pruned.append(version)
 
     def fold(self, least: int = 1) -> None:
-        """Take the versions behind the last segment into one, where they are `least` or more.
+        """Fold the versions after the last segment into a new one, if there are at least `least`.
 
-        What is pruned needs no folder then.
+        Pruned versions then need no folder.
         """
         if len(self.history.behind) >= least:
             self.history.fold()
@@ -121,7 +123,7 @@ class Versions:
             self._pruned.remove(version)
 
     def manifests(self) -> list[dict[str, Any]]:
-        """The manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
+        """Return the manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
         champion, whole = champion_of(self.directory), set(self._with_weights)
         return [
             {**manifest, "champion": manifest["version"] == champion, "has_weights": manifest["version"] in whole}
@@ -129,7 +131,7 @@ class Versions:
         ]
 
     def load(self, version: int | None) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """The weights and manifest of a version, the champion if none is named, verified byte for byte."""
+        """Load the weights and manifest of a version, by default the champion, verified byte for byte."""
         if version is not None:
             return self._load(version)
         champion = champion_of(self.directory)
@@ -139,7 +141,7 @@ class Versions:
             try:
                 return self._load(champion)
             except (CheckpointError, VersionError):
-                # Whoever writes the run may have published another one meanwhile, and pruned this.
+                # The writer of the run may have published another version meanwhile, and pruned this one.
                 before, champion = champion, champion_of(self.directory)
                 if champion == before:
                     raise
@@ -164,8 +166,8 @@ class Versions:
             raise CheckpointError(f"version {version} is damaged: {error}; {remedy}") from error
 
     def require(self, version: int) -> None:
-        """Refuse a version that is not there, or has no weights any more."""
-        # A version committed since we looked counts too.
+        """Refuse a version that does not exist or no longer has weights."""
+        # A version committed since the last survey counts too.
         if has_weights(self.folder(version)) or version in self._with_weights:
             return
         if 1 <= version <= self.latest:
@@ -176,12 +178,13 @@ class Versions:
 
 
 def loop_state(directory: Path, version: int) -> Any:
-    """The loop's state at a version that still has one, verified.
+    """Read the loop's state at a version that still has one, verified.
 
-    >>> loop_state(Path("/nowhere"), 3)
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: /nowhere/versions/3/state.zip: expected a file, found none; ...
+    Example:
+        >>> loop_state(Path("/nowhere"), 3)
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: /nowhere/versions/3/state.zip: expected a file, found none; ...
     """
     from incr_core.registry._version import read_state
 
@@ -189,7 +192,7 @@ def loop_state(directory: Path, version: int) -> Any:
 
 
 def _in_words(numbers: list[int]) -> str:
-    """[1, 2, 3, 7] as "1 to 3, 7"."""
+    """Format [1, 2, 3, 7] as "1 to 3, 7"."""
     spans: list[list[int]] = []
     for number in numbers:
         if spans and number == spans[-1][-1] + 1:

@@ -1,4 +1,4 @@
-"""A violation found by an audit: where, what was expected, what was found, and what to do."""
+"""A violation found by an audit: the place, the expected and actual states, and the remedy."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ __all__ = ["Violation"]
 class Violation:
     """One violation of the laws.
 
-    >>> str(Violation("ledger", "every row once", "row 7 of a.csv twice", "go back to a copy"))
-    'ledger: expected every row once, got row 7 of a.csv twice; go back to a copy'
+    Example:
+        >>> str(Violation("ledger", "every row once", "row 7 of a.csv twice", "go back to a copy"))
+        'ledger: expected every row once, got row 7 of a.csv twice; go back to a copy'
     """
 
     place: str

@@ -1,12 +1,12 @@
-"""Which rows are in which version; every row in exactly one.
+"""The ledger: the rows of each version; every row is in exactly one.
 
 The ledger is a table with an entry for each (version, participant, fragment), readable by any tool:
 
     version int64, increment int64, participant text, fragment text (its path),
     ranges list<struct<start, stop>> (offsets in the fragment, stop excluded), rows int64
 
-`Coverage` is the same knowledge reduced to what the law needs: the rows learned so far, as sorted intervals of each
-fragment that grow together again as gaps fill, so checking one commit does not read the commits before it.
+`Coverage` contains only the data needed to check the law: the rows learned so far, as sorted intervals of each fragment
+that merge when gaps are filled, so the check of a commit does not read earlier commits.
 """
 
 from __future__ import annotations
@@ -48,14 +48,20 @@ def entry_table(
     *,
     increment: int,
 ) -> pa.Table:
-    """Entries for the rows `ids` (n,) that one participant learned for one version.
+    """Return entries for the rows `ids` (n,) that one participant learned for one version.
 
-    `fragments` gives the path of a fragment number.
+    Args:
+        version: The version.
+        participant: The participant.
+        ids: The ids of the rows.
+        fragments: The path of each fragment, by number.
+        increment: The increment.
 
-    >>> from incr_core.data import row_ids
-    >>> table = entry_table(3, "local", row_ids(0, 10, 15), ["2013-01-01.parquet"], increment=7)
-    >>> table["fragment"][0].as_py(), table["ranges"][0].as_py(), count(table)
-    ('2013-01-01.parquet', [{'start': 10, 'stop': 15}], 5)
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> table = entry_table(3, "local", row_ids(0, 10, 15), ["2013-01-01.parquet"], increment=7)
+        >>> table["fragment"][0].as_py(), table["ranges"][0].as_py(), count(table)
+        ('2013-01-01.parquet', [{'start': 10, 'stop': 15}], 5)
     """
     return entries_table(version, {participant: ids}, fragments, increment=increment)
 
@@ -67,15 +73,20 @@ def entries_table(
     *,
     increment: int,
 ) -> pa.Table:
-    """`entry_table` of several participants, one behind the other: of a thousand it takes little longer than of ten.
+    """Return the entries of several participants, one after the other; efficient for thousands of participants.
 
-    learned: participant -> ids of its rows (n,).
+    Args:
+        version: The version.
+        learned: Participant -> ids of its rows (n,).
+        fragments: The path of each fragment, by number.
+        increment: The increment.
 
-    >>> from incr_core.data import row_ids
-    >>> learned = {"one": row_ids(0, 0, 4), "other": row_ids(0, 4, 6)}
-    >>> table = entries_table(3, learned, ["a.parquet"], increment=7)
-    >>> list(zip(table["participant"].to_pylist(), table["rows"].to_pylist()))
-    [('one', 4), ('other', 2)]
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> learned = {"one": row_ids(0, 0, 4), "other": row_ids(0, 4, 6)}
+        >>> table = entries_table(3, learned, ["a.parquet"], increment=7)
+        >>> list(zip(table["participant"].to_pylist(), table["rows"].to_pylist()))
+        [('one', 4), ('other', 2)]
     """
     names = list(learned)
     parts = [np.sort(ids.numpy()) for ids in learned.values()]
@@ -109,20 +120,22 @@ def entries_table(
 
 
 def count(table: pa.Table) -> int:
-    """How many rows the entries hold.
+    """Return the number of rows in the entries.
 
-    >>> count(SCHEMA.empty_table())
-    0
+    Example:
+        >>> count(SCHEMA.empty_table())
+        0
     """
     return int(np.sum(table["rows"].to_numpy()))
 
 
 def rows_of(table: pa.Table, version: int) -> dict[str, list[tuple[int, int]]]:
-    """The rows of one version, over all participants: fragment -> sorted (start, stop).
+    """Return the rows of one version, over all participants: fragment -> sorted (start, stop).
 
-    >>> from incr_core.data import row_ids
-    >>> rows_of(entry_table(3, "local", row_ids(0, 10, 15), ["a.parquet"], increment=7), 3)
-    {'a.parquet': [(10, 15)]}
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> rows_of(entry_table(3, "local", row_ids(0, 10, 15), ["a.parquet"], increment=7), 3)
+        {'a.parquet': [(10, 15)]}
     """
     chosen = table.filter(np.equal(table["version"].to_numpy(), version))
     found: dict[str, list[tuple[int, int]]] = {}
@@ -132,15 +145,16 @@ def rows_of(table: pa.Table, version: int) -> dict[str, list[tuple[int, int]]]:
 
 
 def check(table: pa.Table) -> None:
-    """Refuse a ledger in which a row occurs twice, naming the row and where it occurs.
+    """Refuse a ledger in which a row occurs twice, naming the row and its entries.
 
-    >>> from incr_core.data import row_ids
-    >>> first = entry_table(1, "local", row_ids(0, 0, 9), ["a.parquet"], increment=0)
-    >>> again = entry_table(2, "local", row_ids(0, 8, 12), ["a.parquet"], increment=1)
-    >>> check(pa.concat_tables([first, again]))
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: ledger: row 8 of a.parquet is learned twice: by local in version 1, ...
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> first = entry_table(1, "local", row_ids(0, 0, 9), ["a.parquet"], increment=0)
+        >>> again = entry_table(2, "local", row_ids(0, 8, 12), ["a.parquet"], increment=1)
+        >>> check(pa.concat_tables([first, again]))
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: ledger: row 8 of a.parquet is learned twice: by local in version 1, ...
     """
     Coverage().add(table)
 
@@ -152,18 +166,19 @@ Intervals = dict[str, tuple[Ints, Ints]]
 
 
 class Coverage:
-    """The rows learned so far, as intervals of each fragment; more of them cost what their fragments have.
+    """The rows learned so far, as intervals of each fragment; adding rows takes time in proportion to these intervals.
 
-    >>> from incr_core.data import row_ids
-    >>> table = entry_table(1, "local", row_ids(0, 0, 9), ["a.parquet"], increment=0)
-    >>> covered = Coverage()
-    >>> covered.add(table)
-    >>> covered.rows
-    9
-    >>> covered.add(table)
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: ledger: row 0 of a.parquet is learned twice: ...
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> table = entry_table(1, "local", row_ids(0, 0, 9), ["a.parquet"], increment=0)
+        >>> covered = Coverage()
+        >>> covered.add(table)
+        >>> covered.rows
+        9
+        >>> covered.add(table)
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: ledger: row 0 of a.parquet is learned twice: ...
     """
 
     def __init__(self) -> None:
@@ -171,15 +186,17 @@ class Coverage:
 
     @property
     def rows(self) -> int:
-        """How many rows are covered."""
+        """The number of covered rows."""
         return sum(int(np.sum(stops - starts)) for starts, stops in self.intervals.values())
 
     def add(self, table: pa.Table) -> None:
-        """Add some entries; CheckpointError when a row is there already, and then nothing is added."""
+        """Add entries; raise CheckpointError, without any change, if a row was added before."""
         self.take(self.with_rows(table))
 
     def with_rows(self, table: pa.Table) -> Intervals:
-        """What the fragments of some entries become with these, for `take`; CheckpointError as above."""
+        """Return the intervals of the entries' fragments after adding the entries, for `take`; raise CheckpointError as
+        above.
+        """
         entry, start, stop = flat(table)
         names = table["fragment"].combine_chunks().dictionary_encode()
         code = names.indices.to_numpy()[entry]
@@ -192,7 +209,7 @@ class Coverage:
         return found
 
     def take(self, intervals: Intervals) -> None:
-        """Let fragments become what `with_rows` has said."""
+        """Replace the intervals of fragments by those that `with_rows` returned."""
         self.intervals |= intervals
 
     def _merged(self, fragment: str, starts: Ints, stops: Ints, table: pa.Table) -> tuple[Ints, Ints]:
@@ -222,11 +239,12 @@ def _learned_twice(fragment: str, offset: int, table: pa.Table) -> CheckpointErr
 
 
 def flat(table: pa.Table) -> tuple[Ints, Ints, Ints]:
-    """Which entry each range belongs to, its start and its stop; empty ranges left out.
+    """Return the entry of each range, its start and its stop, without empty ranges.
 
-    >>> from incr_core.data import row_ids
-    >>> flat(entry_table(3, "local", row_ids(0, 10, 15), ["a.parquet"], increment=7))
-    (array([0]), array([10]), array([15]))
+    Example:
+        >>> from incr_core.data import row_ids
+        >>> flat(entry_table(3, "local", row_ids(0, 10, 15), ["a.parquet"], increment=7))
+        (array([0]), array([10]), array([15]))
     """
     lists = table["ranges"].combine_chunks()
     pairs = lists.flatten()
@@ -237,7 +255,7 @@ def flat(table: pa.Table) -> tuple[Ints, Ints, Ints]:
 
 
 def _lists(lengths: Ints, starts: Ints, stops: Ints) -> pa.Array:
-    """A list of (start, stop) per entry, from all starts and stops (n,) in a row."""
+    """Return a list of (start, stop) per entry, given the concatenated starts and stops (n,)."""
     offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int32)
     names = SCHEMA.field("ranges").type.value_type
     return pa.ListArray.from_arrays(

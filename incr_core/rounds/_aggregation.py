@@ -271,8 +271,9 @@ def _as(reals: Tensor, like: Tensor) -> Tensor:
 def _hostile(share: float, count: int) -> int:
     """Return the maximum number of hostile clients among `count`.
 
-    >>> _hostile(0.2, 4), _hostile(0.28, 25), _hostile(0.4, 3)
-    (1, 7, 1)
+    Example:
+        >>> _hostile(0.2, 4), _hostile(0.28, 25), _hostile(0.4, 3)
+        (1, 7, 1)
     """
     return min(math.ceil(share * count - 1e-9), (count - 1) // 2)  # 0.28 * 25 is slightly more than 7
 

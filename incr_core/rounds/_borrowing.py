@@ -205,8 +205,9 @@ def _lend_and_borrow(
 def _pieces(counts: Sequence[int]) -> tuple[list[int], list[int]]:
     """Return the rows of each lender in the first piece of a loan, and in the second.
 
-    >>> _pieces([0, 512, 1536])
-    ([0, 128, 384], [0, 384, 1152])
+    Example:
+        >>> _pieces([0, 512, 1536])
+        ([0, 128, 384], [0, 384, 1152])
     """
     total = sum(counts)
     first = FIRST if total > 2 * FIRST else total
@@ -217,11 +218,12 @@ def _pieces(counts: Sequence[int]) -> tuple[list[int], list[int]]:
 def _drawn_for_each(memory: Memory, counts: Sequence[int], generator: torch.Generator) -> list[Columns]:
     """Draw rows for each borrower: distinct for one borrower, and for several until all rows were drawn once.
 
-    >>> from incr_core.memories import Reservoir
-    >>> memory, generator = Reservoir(4), torch.Generator()
-    >>> memory.insert({"targets": torch.arange(4)}, generator)
-    >>> [len(set(rows["targets"].tolist())) for rows in _drawn_for_each(memory, [3, 4, 1], generator)]
-    [3, 4, 1]
+    Example:
+        >>> from incr_core.memories import Reservoir
+        >>> memory, generator = Reservoir(4), torch.Generator()
+        >>> memory.insert({"targets": torch.arange(4)}, generator)
+        >>> [len(set(rows["targets"].tolist())) for rows in _drawn_for_each(memory, [3, 4, 1], generator)]
+        [3, 4, 1]
     """
     found, start = list[Columns](), 0
     while start < len(counts):

@@ -145,8 +145,9 @@ class _Cutting:
 def _rows(length: int, shard: int, shards: int) -> tuple[int, int]:
     """Return the row range of a weight's shard, from the first up to the last.
 
-    >>> [_rows(5, shard, 4) for shard in range(4)]
-    [(0, 2), (2, 4), (4, 5), (5, 5)]
+    Example:
+        >>> [_rows(5, shard, 4) for shard in range(4)]
+        [(0, 2), (2, 4), (4, 5), (5, 5)]
     """
     most = -(-length // shards)
     return min(length, shard * most), min(length, (shard + 1) * most)

@@ -106,7 +106,7 @@ def taken_out(rows: Rows) -> None:
         ),
         (
             taken_out,
-            "row 1 of part-0.parquet: expected a row whose turn has come to be learned, or told why not, "
+            "row 1 of part-0.parquet: expected a row that is due to be learned, or in another table, "
             "got in no state at all; ",
         ),
         (
@@ -141,7 +141,7 @@ def test_a_row_without_a_label_that_was_learned_is_found_out(folder: Path) -> No
     rewrite(folder, 1, "ledger", lambda table: entries(table, unlabelled))
     assert violations(folder) == [
         "row 0 of part-0.parquet: expected a row without a label time not to be learned, got learned; go back to a "
-        "copy of the run from before, or learn the stream anew with another --out"
+        "copy of the run from before, or learn the stream again with another --out"
     ]
 
 
@@ -171,7 +171,7 @@ def test_a_row_in_two_states_at_once_is_found_out(folder: Path) -> None:
     rewrite(folder, holder, "quarantine", lambda table: entries(table, also))
     assert violations(folder) == [
         "row 1 of part-0.parquet: expected every row in one state, got learned and in quarantine at once; go back to a "
-        "copy of the run from before, or learn the stream anew with another --out"
+        "copy of the run from before, or learn the stream again with another --out"
     ]
 
 

@@ -111,7 +111,7 @@ def test_of_files_that_are_all_being_written_the_message_says_so(
     document = job(tmp_path).document()
     document["features"].pop("classes")
     with pytest.raises(
-        StreamError, match=r"got none in .* but what is still being written \(a\.csv, see stream\.settle\)"
+        StreamError, match=r"got none in .* but files still being written \(a\.csv, see stream\.settle\)"
     ):
         Job.from_document(document).resolved()
 

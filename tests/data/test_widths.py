@@ -146,8 +146,8 @@ def test_where_the_first_rows_do_not_tell_the_next_ones_do(tmp_path: Path) -> No
     with pytest.raises(StreamError) as found:
         list_widths(open_source(tmp_path / "1.parquet"), ["image", "age"])
     assert str(found.value) == (
-        "stream.features.image: expected a list that tells how long lists are, got only null and empty ones; "
-        "say it: features.widths = { image = 784 }"
+        "stream.features.image: expected a list of known length, got only null and empty ones; "
+        "set features.widths = { image = 784 }"
     )
     assert list_widths(open_source(tmp_path / "0.parquet"), ["image"]) == {}
     run(job(tmp_path).resolved().with_settings(['stream.path="' + str(tmp_path / "3.parquet") + '"']), tmp_path / "run")

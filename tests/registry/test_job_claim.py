@@ -166,8 +166,8 @@ def test_a_run_of_an_older_schema_is_refused_with_the_command_that_helps(tmp_pat
     text = f"# incr run directory, schema 1, job {job}\n{JOB}"
     (folder / "job.toml").write_text(text)
     expected = (
-        f"{folder}: expected a run directory of schema 3, found schema 1, of another incr, whose states cannot be gone "
-        f"on from; learn the stream anew with `incr run {folder}/job.toml{on} --out {folder}-schema-3`, or use the "
+        f"{folder}: expected a run directory of schema 3, found schema 1, of another incr, whose states cannot be "
+        f"resumed; learn the stream again with `incr run {folder}/job.toml{on} --out {folder}-schema-3`, or use the "
         "incr that wrote it"
     )
     calls: list[Callable[[], object]] = [

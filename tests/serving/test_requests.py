@@ -98,8 +98,8 @@ def with_value(name: str, value: str) -> bytes:
         (
             b'{"rows": [{"height": 1}]}',
             422,
-            "the request: expected the columns height, image, colour, at, got none named image, colour, at; add what "
-            "is missing, null where it is unknown",
+            "the request: expected the columns height, image, colour, at, got none named image, colour, at; add the "
+            "missing columns, with null for unknown values",
         ),
     ],
 )

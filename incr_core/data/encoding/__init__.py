@@ -1,4 +1,4 @@
-"""Arrow columns to tensors: what each column means, and the rows that cannot be used."""
+"""Encoding of Arrow columns to tensors: the meaning of each column, and unusable rows."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Columns of numbers: one Arrow column to floats, whatever numeric type it has."""
+"""Numeric columns: conversion of an Arrow column of any numeric type to floats."""
 
 from __future__ import annotations
 
@@ -34,8 +34,15 @@ _NUMBER = r"^\s*[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?\s*$"
 
 @dataclass(slots=True)
 class Fault:
-    """Rows that cannot be used: their offsets in the table, what is wrong, and what may be done besides correcting
-    them."""
+    """Unusable rows of a column, with the reason.
+
+    Attributes:
+        index: Their offsets in the table.
+        column: The column.
+        expected: Description of valid values.
+        got: Description of the actual values.
+        remedy: Remedy besides correcting the rows.
+    """
 
     index: np.ndarray[Any, np.dtype[np.int64]]
     column: str
@@ -45,19 +52,21 @@ class Fault:
 
 
 def is_list(kind: pa.DataType) -> bool:
-    """Whether a type holds several values a row.
+    """Whether a type holds several values per row.
 
-    >>> is_list(pa.list_(pa.uint8(), 784)), is_list(pa.float32())
-    (True, False)
+    Example:
+        >>> is_list(pa.list_(pa.uint8(), 784)), is_list(pa.float32())
+        (True, False)
     """
     return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind))
 
 
 def width_of(column: pa.ChunkedArray) -> int | None:
-    """How many numbers a row of this column holds; None where there are only nulls, or no rows.
+    """Return the numbers per row of a column, or None if it has only nulls or no rows.
 
-    >>> width_of(pa.chunked_array([[[1, 2, 3]]])), width_of(pa.chunked_array([[1]]))
-    (3, 1)
+    Example:
+        >>> width_of(pa.chunked_array([[[1, 2, 3]]])), width_of(pa.chunked_array([[1]]))
+        (3, 1)
     """
     if not is_list(column.type):
         return 1
@@ -68,12 +77,13 @@ def width_of(column: pa.ChunkedArray) -> int | None:
 
 
 def numbers(column: pa.ChunkedArray, name: str, place: str) -> tuple[Floats, list[Fault]]:
-    """The column as one array with NaN for null, and the rows that are not a finite float32.
+    """Return the column as one array with NaN for null, and the rows that are not a finite float32.
 
-    Dates are days since 1970, timestamps too (with a fraction), durations and times of day are seconds.
+    Dates are days since 1970, timestamps likewise with a fraction; durations and times of day are seconds.
 
-    >>> numbers(pa.chunked_array([["1.5", "n/a", None]]), "distance", "day.csv")[1][0].got
-    'text'
+    Example:
+        >>> numbers(pa.chunked_array([["1.5", "n/a", None]]), "distance", "day.csv")[1][0].got
+        'text'
     """
     column, faults = parsed(column, name, place)
     values = floats(column)
@@ -81,10 +91,11 @@ def numbers(column: pa.ChunkedArray, name: str, place: str) -> tuple[Floats, lis
 
 
 def parsed(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, list[Fault]]:
-    """The column as integers, floats or booleans, and the rows whose text is not a number.
+    """Return the column as integers, floats or booleans, and the rows whose text is not a number.
 
-    >>> parsed(pa.chunked_array([["1.5"]]), "distance", "day.csv")[0].type
-    DataType(double)
+    Example:
+        >>> parsed(pa.chunked_array([["1.5"]]), "distance", "day.csv")[0].type
+        DataType(double)
     """
     faults: list[Fault] = []
     kind = column.type
@@ -114,10 +125,11 @@ def parsed(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedAr
 
 
 def share_of_numbers(column: pa.ChunkedArray) -> float:
-    """The share of numbers among the texts of a column, without "" and null.
+    """Return the share of numbers among the texts of a column, without "" and null.
 
-    >>> share_of_numbers(pa.chunked_array([["1", "2.5", "", None, "n/a", "-1e3"]]))
-    0.75
+    Example:
+        >>> share_of_numbers(pa.chunked_array([["1", "2.5", "", None, "n/a", "-1e3"]]))
+        0.75
     """
     there = column.filter(pc.fill_null(pc.not_equal(column, pa.scalar("", column.type)), False))
     if not len(there):
@@ -126,26 +138,28 @@ def share_of_numbers(column: pa.ChunkedArray) -> float:
 
 
 def floats(column: pa.ChunkedArray) -> Floats:
-    """A parsed column as one array, NaN where it is null; not copied where it is one already.
+    """Return a parsed column as one array, with NaN for null; without a copy if it is one already.
 
-    >>> floats(pa.chunked_array([[1, None], [3]]))
-    array([ 1., nan,  3.])
+    Example:
+        >>> floats(pa.chunked_array([[1, None], [3]]))
+        array([ 1., nan,  3.])
     """
     chunks = [numpy_of(chunk) for chunk in column.chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate([*chunks, np.zeros(0)])
 
 
 def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
-    """The rows of a parsed column that hold NaN, infinity, or more than a float32 can; nulls are not among them.
+    """Return the rows of a parsed column that hold NaN, infinity, or a number beyond float32. Nulls are valid.
 
-    >>> unusable(pa.chunked_array([[1.0, None, 1e39]]), np.array([1.0, np.nan, 1e39]), "x")[0].got
-    'too large for one'
+    Example:
+        >>> unusable(pa.chunked_array([[1.0, None, 1e39]]), np.array([1.0, np.nan, 1e39]), "x")[0].got
+        'too large for one'
     """
     if not pa.types.is_floating(column.type):
         return []
     faults = []
     broken = ~np.isfinite(values)
-    # A null reads as NaN: only where there are more NaNs than nulls do we need to look closer.
+    # A null reads as NaN: a closer check is needed only if there are more NaNs than nulls.
     if np.count_nonzero(broken) > column.null_count:
         index = np.flatnonzero(broken & column.is_valid().to_numpy())
         faults.append(Fault(index, name, "a finite number", "NaN or infinite"))
@@ -157,10 +171,11 @@ def unusable(column: pa.ChunkedArray, values: Floats, name: str) -> list[Fault]:
 
 
 def values_of(chunk: pa.Array) -> tuple[Floats, Mask | None]:
-    """The numbers of a chunk, 0 for null, and which are null; None where none is.
+    """Return the numbers of a chunk, with 0 for null, and a mask of nulls; None if there are none.
 
-    >>> values_of(pa.array([7, None]))
-    (array([7, 0]), array([False,  True]))
+    Example:
+        >>> values_of(pa.array([7, None]))
+        (array([7, 0]), array([False,  True]))
     """
     if not chunk.null_count:
         return numpy_of(chunk), None
@@ -170,10 +185,11 @@ def values_of(chunk: pa.Array) -> tuple[Floats, Mask | None]:
 
 
 def numpy_of(chunk: pa.Array) -> Floats:
-    """Numbers of a chunk, without a copy where there are no nulls; NaN where there are.
+    """Return the numbers of a chunk, without a copy if there are no nulls, otherwise with NaN for null.
 
-    >>> numpy_of(pa.array([True, None]))
-    array([ 1., nan])
+    Example:
+        >>> numpy_of(pa.array([True, None]))
+        array([ 1., nan])
     """
     if pa.types.is_boolean(chunk.type):
         chunk = pc.cast(chunk, pa.uint8())
@@ -181,10 +197,11 @@ def numpy_of(chunk: pa.Array) -> Floats:
 
 
 def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> tuple[Floats, list[Fault]]:
-    """A column of lists as (B, width) float32; a null list is a row of NaN, and so is a null without a type.
+    """Return a column of lists as (B, width) float32. A null list, or an untyped null, is a row of NaN.
 
-    >>> list_matrix(pa.chunked_array([[[1, 2], [3]]]), 2, "pixels", "a.parquet")[1][0].expected
-    '2 numbers'
+    Example:
+        >>> list_matrix(pa.chunked_array([[[1, 2], [3]]]), 2, "pixels", "a.parquet")[1][0].expected
+        '2 numbers'
     """
     if pa.types.is_null(column.type):
         return np.full((len(column), width), np.nan, dtype=np.float32), []
@@ -197,11 +214,11 @@ def list_matrix(column: pa.ChunkedArray, width: int, name: str, place: str) -> t
     right = lengths == width
     rows = np.flatnonzero(right & ~null)
     matrix = np.full((len(column), width), np.nan, dtype=np.float32)
-    # `flatten` leaves out null lists, those of fixed size too.
+    # `flatten` skips null lists, including those of fixed size.
     kept = column if len(rows) == len(column) else column.take(pa.array(rows))
     flat = [numpy_of(chunk.flatten()) for chunk in kept.chunks]
     if len(rows):
-        with np.errstate(over="ignore"):  # what is too large becomes infinite, which is found below
+        with np.errstate(over="ignore"):  # overflow gives infinity, which is detected below
             matrix[rows] = np.concatenate(flat).reshape(-1, width)
     faults = []
     wrong = np.flatnonzero(~right & ~null)
@@ -218,7 +235,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _from_text(column: pa.ChunkedArray, name: str, place: str) -> tuple[pa.ChunkedArray, Any]:
-    """Text parsed as numbers, and the rows that hold other text; "" is missing."""
+    """Parse text as numbers; return them, and the rows that hold other text. "" is missing."""
     kind = column.type
     column = pc.if_else(pc.equal(column, pa.scalar("", kind)), pa.scalar(None, kind), column)
     numeric = pc.fill_null(pc.match_substring_regex(column, _NUMBER), False)

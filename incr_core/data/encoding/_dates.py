@@ -1,4 +1,4 @@
-"""Times as numbers a model can use: the days since 1970, and where in the day, the week and the year they are."""
+"""Time columns as model inputs: days since 1970, and the position in the day, the week and the year."""
 
 from __future__ import annotations
 
@@ -13,24 +13,25 @@ from incr_core.data.times import SECOND, instants
 __all__ = ["PARTS", "date_parts"]
 
 PARTS = 7
-"""How many numbers a time becomes."""
+"""Number of inputs per time."""
 
 DAY = 86_400.0 * SECOND
 WEEK, YEAR = 7.0, 365.2425
 EPOCH_IN_ITS_WEEK = 3.0
-"""The first of January 1970 was a Thursday; a week begins on Monday."""
+"""1 January 1970 was a Thursday; a week begins on Monday."""
 
 
 def date_parts(
     column: pa.ChunkedArray, name: str, place: str
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[Fault]]:
-    """A column of times as (B, 7) float32, NaN for null, and the rows that hold no time.
+    """Return a column of times as (B, 7) float32, with NaN for null, and the rows that hold no time.
 
-    Days since 1970, then the sine and the cosine of the time of day, of the day in the week and of the day in the year,
-    so that 23:00 is near 01:00. Times with a zone are told in UTC, others as they are written.
+    The numbers are days since 1970, then sine and cosine of the time of day, of the day in the week and of the day in
+    the year, so that 23:00 is near 01:00. Times with a zone are converted to UTC, others are used as written.
 
-    >>> date_parts(pa.chunked_array([["1970-01-01 06:00", None]]), "at", "day.csv")[0][:, :3].round(2).tolist()
-    [[0.25, 1.0, 0.0], [nan, nan, nan]]
+    Example:
+        >>> date_parts(pa.chunked_array([["1970-01-01 06:00", None]]), "at", "day.csv")[0][:, :3].round(2).tolist()
+        [[0.25, 1.0, 0.0], [nan, nan, nan]]
     """
     read = instants(column, f"stream.features.{name} in {place}")
     days = read.values / DAY

@@ -1,4 +1,4 @@
-"""The encoder: Arrow tables to batches, column by column, never row by row."""
+"""The encoder: Arrow tables to batches, column by column."""
 
 from __future__ import annotations
 
@@ -32,7 +32,13 @@ __all__ = ["Encoded", "Encoder"]
 
 @dataclass(slots=True)
 class Encoded:
-    """The usable rows of a table as a batch, the others as `bad`; good (B,): which are usable, None where all are."""
+    """The usable rows of a table as a batch, and the others.
+
+    Attributes:
+        batch: The usable rows.
+        bad: The unusable rows.
+        good: Whether each row of the table is usable, (B,); None if all are.
+    """
 
     batch: Batch
     bad: list[BadRow]
@@ -40,7 +46,7 @@ class Encoded:
 
 
 class Encoder:
-    """Turns tables into batches. It is made for rows of one shape, and nothing that it encodes changes it.
+    """Converts tables to batches. It is made for rows of one shape, and encoding does not change it.
 
     Inputs are a float32 tensor (B, N) where there are only numbers, otherwise {"numeric": (B, N) float32,
     "categorical": (B, C, 2) int64, "text": (B, T, slots) int32, "ids": (B, K) int64}, without what no column is. A null
@@ -51,9 +57,9 @@ class Encoder:
     words (`text_buckets`), an id a key of 64 bits (`id_key`).
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or
-    a class number, below `capacity` where there is one; multilabel (B, L) of 0 and 1, from a column of lists or several
-    label columns; next_token (B, T) int64, whose inputs are the same tokens, one earlier; regression the label as
-    float64; anything else the label as float32.
+    a class number, below `capacity` if given; multilabel (B, L) of 0 and 1, from a column of lists or several label
+    columns; next_token (B, T) int64, whose inputs are the same tokens shifted by one; regression the label as float64;
+    other objectives the label as float32.
 
     Args:
         label: the label column, or several; None where there never is one.
@@ -72,11 +78,12 @@ class Encoder:
         hashes: what hashes the categories of each column; word_hashes: the words; id_hashes: the ids.
         ids: the numeric columns whose numbers the model looks entries up by, and which there are.
 
-    >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
-    >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
-    >>> batch = encoder.encode(table, torch.arange(2), "day.csv").batch
-    >>> batch.inputs["numeric"].flatten(), batch.inputs["categorical"].shape, batch.targets
-    (tensor([1., nan]), torch.Size([2, 1, 2]), tensor([0., 1.]))
+    Example:
+        >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
+        >>> table = pa.table({"late": [0, 1], "distance": [1.0, None], "carrier": ["AA", "UA"]})
+        >>> batch = encoder.encode(table, torch.arange(2), "day.csv").batch
+        >>> batch.inputs["numeric"].flatten(), batch.inputs["categorical"].shape, batch.targets
+        (tensor([1., nan]), torch.Size([2, 1, 2]), tensor([0., 1.]))
     """
 
     def __init__(
@@ -130,7 +137,7 @@ class Encoder:
 
     @property
     def classes(self) -> list[Any] | None:
-        """What the classes are called, by index; None where labels are numbers."""
+        """Names of the classes, by index; None if labels are numbers."""
         return self._labels.classes
 
     @property
@@ -145,22 +152,22 @@ class Encoder:
 
     @property
     def columns(self) -> list[str]:
-        """The columns a labelled table must have."""
+        """Columns that a labelled table must have."""
         extra = [name for name in (*self.labels, self.weight, self.task) if name is not None]
         return [*self.inputs, *dict.fromkeys(extra)]
 
     @property
     def asked(self) -> list[str]:
-        """The columns a table to predict must have."""
+        """Columns that a table to predict must have."""
         return self.labels if self.of_tokens else self.inputs
 
     @property
     def asks_task(self) -> bool:
-        """Whether rows to predict must say their task: the model gets it, and cannot guess."""
+        """Whether rows to predict must have a task: the model receives it, and cannot infer it."""
         return self.task is not None and self.tasks is not None and not self.guesses
 
     def without_task(self) -> Encoder:
-        """The same, for rows that do not say their task."""
+        """Return a copy for rows without a task."""
         other = copy.copy(self)
         other.task = other.tasks = None
         return other
@@ -172,24 +179,25 @@ class Encoder:
 
     @property
     def listed(self) -> list[str]:
-        """The columns whose lists must all be of one length."""
+        """Columns whose lists must all have the same length."""
         return self.labels if self.of_tokens else self.numeric
 
     @property
     def width(self) -> int:
-        """N: how many numbers, or tokens, a row's inputs take."""
+        """N: the number of numbers, or tokens, in a row's inputs."""
         if self.of_tokens:
             return self.widths.get(self.labels[0], 1) - 1
         return sum(map(len, self.places.values()))
 
     @property
     def places(self) -> dict[str, range]:
-        """Where among a row's N numbers those of each numeric column, and then of each column of times, are.
+        """Places among a row's N numbers of each numeric column, followed by each time column.
 
-        >>> columns = ["at", "pixels", "far"]
-        >>> encoder = Encoder("late", columns, [], objective="binary", classes=None, widths={"pixels": 3})
-        >>> encoder.places["far"]
-        range(4, 5)
+        Example:
+            >>> columns = ["at", "pixels", "far"]
+            >>> encoder = Encoder("late", columns, [], objective="binary", classes=None, widths={"pixels": 3})
+            >>> encoder.places["far"]
+            range(4, 5)
         """
         found, start = {}, 0
         for name in self.numeric:
@@ -201,10 +209,11 @@ class Encoder:
         return found
 
     def measured(self, widths: Mapping[str, int]) -> Encoder:
-        """The same, for lists of these lengths.
+        """Return a copy for lists of these lengths.
 
-        >>> Encoder("y", ["pixels"], [], objective="binary", classes=None).measured({"pixels": 3}).width
-        3
+        Example:
+            >>> Encoder("y", ["pixels"], [], objective="binary", classes=None).measured({"pixels": 3}).width
+            3
         """
         other = copy.copy(self)
         other.widths = {name: widths[name] for name in self.listed if name in widths}
@@ -212,25 +221,32 @@ class Encoder:
         return other
 
     def taking(self, ids: Mapping[str, range]) -> Encoder:
-        """The same, for a model that takes these ids in these columns; a row with another is a bad row.
+        """Return a copy for a model that supports these ids in these columns; a row with another id is a bad row.
 
-        >>> words = Encoder("y", ["word"], [], objective="binary", classes=None).taking({"word": range(10)})
-        >>> words.encode(pa.table({"word": [99], "y": [1]}), torch.arange(1), "day.csv").bad[0].reason
-        'expected whole numbers from 0 to 9, got other numbers'
+        Example:
+            >>> words = Encoder("y", ["word"], [], objective="binary", classes=None).taking({"word": range(10)})
+            >>> words.encode(pa.table({"word": [99], "y": [1]}), torch.arange(1), "day.csv").bad[0].reason
+            'expected whole numbers from 0 to 9, got other numbers'
         """
         other = copy.copy(self)
         other.ids = dict(ids)
         return other
 
     def check(self, table: pa.Table, place: str, labelled: bool = True) -> None:
-        """StreamError where a table as a whole has another shape; `place` names its file.
+        """Check the shape of a table as a whole; `place` names its file.
 
-        labelled: whether labels are there; if not, sequences of tokens may lack the last one.
+        Args:
+            table: The table.
+            place: Its file.
+            labelled: Whether labels are present; if not, sequences of tokens may lack the last one.
+
+        Raises:
+            StreamError: The table has another shape.
         """
         check_widths(table, self.widths, self.listed, place, spare=int(self.of_tokens and not labelled))
 
     def empty(self) -> Batch:
-        """A batch of no rows, of the right widths and dtypes."""
+        """Return a batch without rows, with the right widths and dtypes."""
         rows = torch.zeros(0, dtype=torch.int64)
         inputs: Any = torch.zeros(0, self.width, dtype=torch.int64 if self.of_tokens else torch.float32)
         if not self.of_numbers:
@@ -248,7 +264,7 @@ class Encoder:
         return Batch(self._with_task(inputs, task), targets, weights, task, rows)
 
     def _with_task(self, inputs: Inputs, task: Tensor | None) -> Inputs:
-        """The inputs, with the task where the model gets it."""
+        """Add the task to the inputs, if the model receives it."""
         if self.tasks is None or task is None:
             return inputs
         return {**(inputs if isinstance(inputs, dict) else {"numeric": inputs}), "task": task}
@@ -260,9 +276,13 @@ class Encoder:
         place: str,
         labelled: bool | np.ndarray[Any, np.dtype[np.bool_]] = True,
     ) -> Encoded:
-        """Encode a table whose rows have the ids `rows` (B,); `place` names its file in errors.
+        """Encode a table.
 
-        labelled: whether labels are there, for all rows or for each (B,); where one is not, the target is 0.
+        Args:
+            table: The table.
+            rows: Ids of its rows, (B,).
+            place: Its file, for error messages.
+            labelled: Whether labels are present, for all rows or for each (B,); a missing label has target 0.
         """
         known = np.full(len(table), labelled) if isinstance(labelled, bool) else labelled
         found, targets, faults = self._inputs_and_targets(table, place, known)
@@ -295,7 +315,7 @@ class Encoder:
         return Encoded(batch.take(torch.from_numpy(np.flatnonzero(good))), bad, good)
 
     def texts(self, columns: Mapping[str, pa.ChunkedArray], place: str) -> Tensor:
-        """The buckets of the words in columns of text, (B, T, slots) int32."""
+        """Return the buckets of the words in text columns, (B, T, slots) int32."""
         found = [
             text_buckets(
                 column, self.word_hashes[name], self.text_buckets, self.text_words, f"stream.features.{name} in {place}"
@@ -325,7 +345,7 @@ class Encoder:
 
 
 def _bad_rows(faults: Sequence[Fault], table: pa.Table, rows: Tensor, place: str) -> list[BadRow]:
-    """An entry for each bad row, with its first fault, in row order."""
+    """Return an entry for each bad row, with its first fault, in row order."""
     bad: dict[int, BadRow] = {}
     offsets = offset_of(rows).tolist()
     for fault in faults:

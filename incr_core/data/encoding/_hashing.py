@@ -1,4 +1,4 @@
-"""Hash a column's values, the same on every machine and in every process."""
+"""Hashing of a column's values, identical on every machine and in every process."""
 
 from __future__ import annotations
 
@@ -19,10 +19,13 @@ Codes = np.ndarray[Any, np.dtype[Any]]  # of any integer type
 
 
 def text(value: object) -> str | None:
-    """A value as text, whatever type its file gave it: 1, 1.0 and "1" are the same category; a day is its midnight.
+    """Return a value as text, independent of its type in the file.
 
-    >>> text(1.0), text(True), text("EWR"), text(None), text(Decimal("1.50")), text(datetime(2020, 1, 1))
-    ('1', 'true', 'EWR', None, '1.5', '2020-01-01')
+    1, 1.0 and "1" are the same category; a date equals its midnight.
+
+    Example:
+        >>> text(1.0), text(True), text("EWR"), text(None), text(Decimal("1.50")), text(datetime(2020, 1, 1))
+        ('1', 'true', 'EWR', None, '1.5', '2020-01-01')
     """
     if value is None or isinstance(value, str):
         return value
@@ -31,7 +34,7 @@ def text(value: object) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     if isinstance(value, Decimal):
-        # As a column of floats gives the same number, where a float can hold it.
+        # The same text as for a column of floats, if a float can represent the number.
         same = int(value) if value == value.to_integral_value() else float(value)
         return str(same) if Decimal(repr(same)) == value else format(value.normalize(), "f")
     if isinstance(value, datetime) and value.tzinfo is None and value.time() == time.min:
@@ -40,13 +43,14 @@ def text(value: object) -> str | None:
 
 
 def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object], Codes]:
-    """The distinct values of a column, and for each row the place of its value among them.
+    """Return the distinct values of a column, and the index of each row's value among them.
 
-    Some values may have no row: dictionaries hold values that do not occur, and integers are listed by range.
-    `place` names column and file in errors.
+    Some values may occur in no row: dictionaries may contain unused values, and integers are listed by range. `place`
+    names column and file in errors.
 
-    >>> indexed(pa.chunked_array([["b", None, "b"]]))
-    (['b', None], array([0, 1, 0]))
+    Example:
+        >>> indexed(pa.chunked_array([["b", None, "b"]]))
+        (['b', None], array([0, 1, 0]))
     """
     if len(column) == 0:
         return [], np.zeros(0, dtype=np.int32)
@@ -54,7 +58,7 @@ def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object
         return [None], np.zeros(len(column), dtype=np.int32)
     if pa.types.is_integer(column.type):
         bounds = pc.min_max(column).as_py()
-        # Integers that lie close together need no dictionary.
+        # Integers in a small range need no dictionary.
         if bounds["min"] is not None and bounds["max"] - bounds["min"] < len(column) // 8:
             codes = _joined(
                 pc.subtract(column, pa.scalar(bounds["min"], column.type)), bounds["max"] - bounds["min"] + 1
@@ -74,9 +78,9 @@ def indexed(column: pa.ChunkedArray, place: str = "stream") -> tuple[list[object
 
 
 def _listed(values: pa.Array) -> list[object]:
-    """Distinct values as Python objects, the same whatever width or unit their file has."""
+    """Return distinct values as Python objects, independent of the width or unit in the file."""
     if pa.types.is_float32(values.type) or pa.types.is_float16(values.type):
-        # 0.1 in 32 bits is 0.1, not the double nearest to it.
+        # The float32 0.1 is 0.1, not the double nearest to it.
         kind = values.type.to_pandas_dtype()
         return [None if value is None else float(str(kind(value))) for value in values.to_pylist()]
     if pa.types.is_timestamp(values.type):
@@ -86,9 +90,9 @@ def _listed(values: pa.Array) -> list[object]:
 
 
 def _joined(codes: pa.ChunkedArray, null: int) -> Codes:
-    """The codes as one array, with `null` for nulls; not copied where they are one already."""
+    """Return the codes as one array, with `null` for nulls; without a copy if they are one already."""
     if codes.null_count:
-        codes = pc.fill_null(pc.cast(codes, pa.int64()), null)  # one more than a narrow type may hold
+        codes = pc.fill_null(pc.cast(codes, pa.int64()), null)  # may exceed the range of a narrow type
     chunks = [chunk.to_numpy() for chunk in codes.chunks]
     return chunks[0] if len(chunks) == 1 else np.concatenate(chunks)
 
@@ -96,30 +100,34 @@ def _joined(codes: pa.ChunkedArray, null: int) -> Codes:
 class ColumnHash:
     """64-bit hashes of one column's values; each distinct value is hashed once.
 
-    >>> hashes = ColumnHash("carrier")(pa.chunked_array([["AA", "UA", "AA", None]]))
-    >>> bool(hashes[0] == hashes[2]), len(set(hashes.tolist()))
-    (True, 3)
+    Args:
+        column: Name of the column, which is the key of the hash.
+
+    Example:
+        >>> hashes = ColumnHash("carrier")(pa.chunked_array([["AA", "UA", "AA", None]]))
+        >>> bool(hashes[0] == hashes[2]), len(set(hashes.tolist()))
+        (True, 3)
     """
 
     LIMIT = 200_000
-    """How many distinct values are remembered: a column of ids must not fill the memory."""
+    """Maximum number of cached distinct values, so that a column of ids does not fill the memory."""
 
     def __init__(self, column: str) -> None:
         self._name = column
         self._salt = blake2b(column.encode(), digest_size=16).digest()
         self._seen: dict[str | None, int] = {}
-        # Chunks of one file often share a dictionary: comparing it is much faster than looking its values up.
+        # Chunks of one file often share a dictionary, and comparing it is much faster than looking up its values.
         self._latest: tuple[pa.DataType, list[object], np.ndarray[Any, np.dtype[np.uint64]]] | None = None
 
     def __call__(self, column: pa.ChunkedArray) -> np.ndarray[Any, np.dtype[np.uint64]]:
-        """The hash of each row's value, (B,) uint64; null has its own."""
+        """Return the hash of each row's value, (B,) uint64; null has its own."""
         hashes, codes = self.distinct(column)
         return hashes.take(codes) if len(codes) else np.zeros(0, dtype=np.uint64)
 
     def distinct(
         self, column: pa.ChunkedArray, place: str | None = None
     ) -> tuple[np.ndarray[Any, np.dtype[np.uint64]], Codes]:
-        """The hashes of the distinct values (D,), and for each row which of them is its own (B,)."""
+        """Return the hashes of the distinct values (D,), and the index of each row's value (B,)."""
         values, codes = indexed(column, f"stream.features.{self._name}" + (f" in {place}" if place else ""))
         if self._latest is None or self._latest[0] != column.type or self._latest[1] != values:
             hashes = np.fromiter((self.of(text(value)) for value in values), np.uint64, len(values))
@@ -127,12 +135,12 @@ class ColumnHash:
         return self._latest[2], codes
 
     def of(self, value: str | None) -> int:
-        """The hash of one value, as `text` writes it."""
+        """Return the hash of one value, as written by `text`."""
         known = self._seen.get(value)
         if known is None:
             if len(self._seen) >= self.LIMIT:
                 self._seen.clear()
-            # The prefixes keep null apart from the text "None" or "".
+            # The prefixes distinguish null from the texts "None" and "".
             data = b"0" if value is None else b"1" + value.encode("utf-8", "surrogatepass")
             known = int.from_bytes(blake2b(data, digest_size=8, key=self._salt).digest(), "little")
             self._seen[value] = known

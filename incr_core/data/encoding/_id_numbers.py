@@ -1,4 +1,4 @@
-"""Columns of ids: numbers that a model looks entries up by, so that any other number has no meaning to it."""
+"""Id columns: numbers that a model uses for lookups, so that other numbers are invalid."""
 
 from __future__ import annotations
 
@@ -15,13 +15,18 @@ __all__ = ["no_ids"]
 def no_ids(
     matrix: np.ndarray[Any, np.dtype[np.float32]], places: Mapping[str, range], ids: Mapping[str, range]
 ) -> list[Fault]:
-    """The rows of a matrix (B, N) that hold something else than ids, where their column wants some; NaN is missing.
+    """Return the rows of a matrix (B, N) with a value that is not a valid id; NaN is missing.
 
-    places: where among the N numbers those of each column are. ids: column -> the ids that it may hold.
+    Args:
+        matrix: The numbers.
+        places: Places of each column among the N numbers.
+        ids: Valid ids, by column.
 
-    >>> matrix = np.array([[1, 2], [9, 1.5], [3, np.nan]], dtype=np.float32)
-    >>> [fault.index.tolist() for fault in no_ids(matrix, {"kind": range(1), "word": range(1, 2)}, {"word": range(3)})]
-    [[1]]
+    Example:
+        >>> matrix = np.array([[1, 2], [9, 1.5], [3, np.nan]], dtype=np.float32)
+        >>> places = {"kind": range(1), "word": range(1, 2)}
+        >>> [fault.index.tolist() for fault in no_ids(matrix, places, {"word": range(3)})]
+        [[1]]
     """
     faults = []
     for name, allowed in ids.items():

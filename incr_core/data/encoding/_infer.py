@@ -1,4 +1,4 @@
-"""Infer what a job leaves to its data: the classes, and what each column is taken for."""
+"""Inference from the data of settings that a job leaves out: the classes, and the kind of each column."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ from incr_core.errors import StreamError
 __all__ = ["Columns", "column_kinds", "find_classes"]
 
 MOST_CLASSES = 10_000
-"""More distinct labels than this are not classes: the column is an id or a measurement."""
+"""Maximum number of distinct labels that are classes; with more the column is an id or a measurement."""
 
 FEW_CLASSES = 20
-"""This many distinct labels with fractions may be classes, however few rows there are."""
+"""This many distinct labels with fractions may be classes, for any number of rows."""
 
 
 def find_classes(
@@ -44,22 +44,26 @@ def find_classes(
     tolerant: bool = False,
     settle: float = 0.0,
 ) -> list[Any]:
-    """The distinct labels of a whole source, sorted: as numbers if all are numbers, else as text; "" is not a label.
-    For a multilabel objective, the distinct labels in a column of lists.
+    """Return the distinct labels of a whole source, sorted: as numbers if all are numbers, otherwise as text.
 
-    Of a Python source, which may never end, a binary objective reads only until two labels, or a 0, are found.
+    "" is not a label. For a multilabel objective these are the distinct labels in a column of lists. A Python source
+    may never end, so for a binary objective it is read only until two labels, or a 0, are found.
 
     Args:
-        source: where rows are.
-        label: the label column.
-        objective: what the labels are for.
-        format: of the files; None: their names tell.
-        tolerant: skip files that cannot be read; and for a binary objective ignore labels of later files beyond two:
-            their rows are bad.
-        settle: skip files written to within so many seconds.
+        source: The source.
+        label: Label column.
+        objective: The objective.
+        format: Format of the files; None uses their names.
+        tolerant: Skip unreadable files; and for a binary objective ignore labels of later files beyond two, whose rows
+            are bad.
+        settle: Skip files written within this many seconds.
 
-    >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
-    ['a', 'b']
+    Raises:
+        StreamError: There are no rows or labels, or the labels cannot be classes.
+
+    Example:
+        >>> find_classes(lambda: [{"kind": ["b", "a"]}, {"kind": ["b", None]}], "kind")
+        ['a', 'b']
     """
     found: dict[str, Any] = {}
     fault: StreamError | None = None
@@ -110,14 +114,14 @@ def find_classes(
         raise fault
     if not rows:
         young = ", ".join(list(opened.young)[:3])
-        written = f" but what is still being written ({young}, see stream.settle)" if young else ""
+        written = f" but files still being written ({young}, see stream.settle)" if young else ""
         raise StreamError(
             f"stream.path: expected rows, got none in {source}{written}; wait for data, or check the path"
         )
     if not classes:
         raise StreamError(f"{place}: expected labels to find the classes in, got none; name the classes")
     if objective == "binary":
-        if set(classes) <= {0, 1}:  # true == 1: a stream that begins with one class only is binary all the same
+        if set(classes) <= {0, 1}:  # true == 1; a stream that begins with one class only is binary too
             return [0, 1]
         if len(classes) != 2:
             shown = ", ".join(map(str, classes[:5])) + (", ..." if len(classes) > 5 else "")
@@ -130,9 +134,14 @@ def find_classes(
 
 @dataclass(frozen=True, slots=True)
 class Columns:
-    """What columns are taken for: numbers, categories, texts, and those left out, with the reason.
+    """Use of columns: numbers, categories, texts, and those left out, with the reason.
 
-    notes: what else is told of some of them.
+    Attributes:
+        numeric: Numeric columns.
+        categorical: Categorical columns.
+        text: Text columns.
+        left_out: Reasons of columns left out.
+        notes: Remarks on some columns.
     """
 
     numeric: list[str] = field(default_factory=list)
@@ -151,20 +160,29 @@ def column_kinds(
     tolerant: bool = False,
     settle: float = 0.0,
 ) -> Columns:
-    """What the columns of a source are taken for, from its first rows, without those `taken`.
+    """Infer the use of a source's columns from its first rows, except those `taken`.
 
-    Numbers and lists of numbers are numeric. Text (in any encoding), booleans, whole numbers that are called as ids are
-    and whatever was written as a dictionary (pandas' Categorical, of numbers too) are categorical. Text of several
-    words that is nearly always another is text. Times, pandas' index, numbers that count the rows and the rest are left
-    out. Text in a CSV file, and a column of JSON lines of several kinds, is numeric where nine in ten values are
-    numbers. Files that cannot be read are skipped if `tolerant`, and files written to within `settle` seconds always
-    are.
+    Numbers and lists of numbers are numeric. Categorical are text (in any encoding), booleans, integers with the name
+    of an id, and dictionary-encoded columns (pandas' Categorical, including numbers). Text of several words that is
+    mostly distinct is text. Times, pandas' index, row counters and other types are left out. Text in a CSV file, and a
+    column of JSON lines with mixed types, is numeric if nine in ten values are numbers. Unreadable files are skipped if
+    `tolerant`; files written within `settle` seconds are always skipped.
 
-    exclude: columns to leave out because somebody said so. Raises StreamError where one is not there.
+    Args:
+        source: The source.
+        taken: Columns with another use, such as the label.
+        exclude: Columns to leave out.
+        format: Format of the files; None uses their names.
+        tolerant: As above.
+        settle: As above.
 
-    >>> found = column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
-    >>> found.numeric, found.categorical
-    (['age'], ['name'])
+    Raises:
+        StreamError: A column in `exclude` does not exist.
+
+    Example:
+        >>> found = column_kinds(lambda: [{"age": [3.0], "name": ["x"], "late": [True]}], {"late"})
+        >>> found.numeric, found.categorical
+        (['age'], ['name'])
     """
     opened = open_source(source, format, tolerant=tolerant, settle=settle)
     guessed = isinstance(opened, FileSource) and opened.is_csv
@@ -183,8 +201,7 @@ def column_kinds(
 
 
 def _sort_in(found: Columns, name: str, column: pa.ChunkedArray, kind: ColumnKind) -> None:
-    """Add a column to what it is taken for. The first rows tell nothing of what is the same, or null, in all of them:
-    there, its type counts."""
+    """Add a column to its use. If the first rows are constant or null, its type decides."""
     what = kind.name
     if what in ("constant", "empty"):
         if is_number(column.type) or (is_list(column.type) and is_number(column.type.value_type)):
@@ -192,7 +209,7 @@ def _sort_in(found: Columns, name: str, column: pa.ChunkedArray, kind: ColumnKin
         elif is_text(column.type) or pa.types.is_boolean(column.type) or pa.types.is_dictionary(column.type):
             what = "category"
     if what == "row number" and not numbers_rows(name):
-        what = "number"  # as far as the first rows tell, it may as well rise with time
+        what = "number"  # judging by the first rows it may also increase with time
     if what in ("number", "list") and (pa.types.is_duration(column.type) or pa.types.is_time(column.type)):
         what = "other"
     if what in ("number", "list"):
@@ -225,13 +242,15 @@ def check_excluded(source: Source, exclude: Sequence[str]) -> None:
 
 
 def _first_values(source: Source) -> dict[str, pa.ChunkedArray]:
-    """The columns of the first rows, without indices; a column of untyped nulls is taken from the first file with its
-    type."""
+    """Return the columns of the first rows, without indices.
+
+    A column of untyped nulls is taken from the first file in which it has a type.
+    """
     head = source.head()
     left_out = index_columns(head.schema) | {field.name for field in head.schema if is_opaque(field)}
     found = {name: head[name] for name in head.column_names if name not in left_out}
     for name in [name for name in found if is_mixed(head.schema.field(name)) and is_text(found[name].type)]:
-        if share_of_numbers(found[name]) >= MOSTLY:  # text for the sake of a few values
+        if share_of_numbers(found[name]) >= MOSTLY:  # text because of a few values only
             found[name] = pa.chunked_array([], pa.float64())
     untyped = {name for name, column in found.items() if pa.types.is_null(column.type)}
     if untyped and isinstance(source, FileSource):

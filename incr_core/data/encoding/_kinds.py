@@ -1,4 +1,4 @@
-"""What kind of thing a column holds, by its name, its type and some of its values."""
+"""Classification of a column by its name, its type and some of its values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from incr_core.data.encoding._words import texts_of, words_in
 __all__ = ["MOSTLY", "ColumnKind", "is_number", "is_text", "kind_of_column", "names_an_id", "numbers_rows"]
 
 MOSTLY = 0.9
-"""A text column of a CSV file with this share of numbers is numeric: the other values are bad rows, not categories."""
+"""A text column of a CSV file with at least this share of numbers is numeric; its other values are bad rows."""
 
 FEW_ROWS = 100
-"""Of fewer rows nobody can say that a text is another in every row of the stream."""
+"""Minimum number of rows to conclude that a text is distinct in every row of the stream."""
 
 WORDS = 200
-"""How many texts are looked at to tell words from names."""
+"""Number of texts examined to distinguish words from names."""
 
 _NAMES_AN_ID = re.compile(r"(^|.*[_ .-])(id|ids|uuid|guid|key|zip|zipcode|postcode|plz|phone|sku|isbn)", re.IGNORECASE)
 _NUMBERS_ROWS = re.compile(r"id|rows?|row[_ ]?(id|no|nr|number)|index|idx|no|nr|number|#|unnamed.*", re.IGNORECASE)
@@ -34,14 +34,15 @@ _OTHER_DATE = r"^\s*\d{1,4}[./-]\d{1,2}[./-]\d{1,4}([T ,]+\d{1,2}:\d\d.*)?\s*$"
 
 @dataclass(frozen=True, slots=True)
 class ColumnKind:
-    """What a column holds.
+    """Classification of a column.
 
     Attributes:
-        name: "number", "list" (of numbers), "category", "flag" (true or false), "id" (a number or text that names a
-            thing), "key" (one that names a row: another in every row), "row number" (it counts the rows), "text"
-            (words), "time", "constant", "empty" or "other".
-        distinct, missing: how many values there are besides null, and how many nulls (in CSV, empty texts).
-        why: in words, where it needs some.
+        name: "number", "list" (of numbers), "category", "flag" (true or false), "id" (a number or text that identifies
+            something), "key" (an id that is distinct in every row), "row number", "text" (words), "time", "constant",
+            "empty" or "other".
+        distinct: Number of distinct values, without null.
+        missing: Number of nulls (in CSV, empty texts).
+        why: Explanation, if needed.
     """
 
     name: str
@@ -51,14 +52,19 @@ class ColumnKind:
 
 
 def kind_of_column(name: str, column: pa.ChunkedArray, *, guessed: bool = False, declared: bool = False) -> ColumnKind:
-    """The kind of a column, by its name and some rows.
+    """Classify a column by its name and some rows.
 
-    guessed: types are a guess (CSV). declared: the file says that it holds categories, whatever their type.
+    Args:
+        name: Its name.
+        column: Some rows.
+        guessed: Whether types are inferred (CSV).
+        declared: Whether the file declares it categorical, whatever its type.
 
-    >>> kind_of_column("user_id", pa.chunked_array([[7, 8, 7]])).name
-    'id'
-    >>> kind_of_column("note", pa.chunked_array([["came late again", "all is well so far", None]])).name
-    'text'
+    Example:
+        >>> kind_of_column("user_id", pa.chunked_array([[7, 8, 7]])).name
+        'id'
+        >>> kind_of_column("note", pa.chunked_array([["came late again", "all is well so far", None]])).name
+        'text'
     """
     kind = column.type
     if pa.types.is_dictionary(kind):
@@ -105,25 +111,27 @@ def kind_of_column(name: str, column: pa.ChunkedArray, *, guessed: bool = False,
 
 
 def names_an_id(name: str) -> bool:
-    """Whether a column is called as ids are.
+    """Whether a column has the name of an id.
 
-    >>> [names_an_id(name) for name in ("id", "user_id", "userId", "ZIP", "paid", "width")]
-    [True, True, True, True, False, False]
+    Example:
+        >>> [names_an_id(name) for name in ("id", "user_id", "userId", "ZIP", "paid", "width")]
+        [True, True, True, True, False, False]
     """
     return _NAMES_AN_ID.fullmatch(name) is not None or _CAMEL_ID.fullmatch(name) is not None
 
 
 def numbers_rows(name: str) -> bool:
-    """Whether a column is called as those are that count rows.
+    """Whether a column has the name of a row counter.
 
-    >>> [numbers_rows(name) for name in ("row", "id", "Index", "user_id", "x")]
-    [True, True, True, False, False]
+    Example:
+        >>> [numbers_rows(name) for name in ("row", "id", "Index", "user_id", "x")]
+        [True, True, True, False, False]
     """
     return _NUMBERS_ROWS.fullmatch(name) is not None
 
 
 def is_text(kind: pa.DataType) -> bool:
-    """Whether a type is text; such that is not UTF-8 comes as binary."""
+    """Whether a type is text; text that is not UTF-8 is read as binary."""
     return bool(
         pa.types.is_string(kind)
         or pa.types.is_large_string(kind)
@@ -168,7 +176,7 @@ def _is_plain(kind: pa.DataType) -> bool:
 
 
 def _is_whole(column: pa.ChunkedArray) -> bool:
-    """Whether all numbers are whole; where some are missing, pandas writes whole ones as floats."""
+    """Whether all numbers are integers; pandas writes integers with missing values as floats."""
     if pa.types.is_integer(column.type):
         return True
     values = pc.drop_null(pc.cast(column, pa.float64(), safe=False)).to_numpy()

@@ -1,4 +1,4 @@
-"""Labels to targets: one or several label columns as numbers, class indices or flags, by the objective."""
+"""Conversion of label columns to targets: numbers, class indices or flags, by the objective."""
 
 from __future__ import annotations
 
@@ -21,13 +21,18 @@ Targets = np.ndarray[Any, Any]
 
 
 class Labels:
-    """The label columns of a job, and the targets that they become.
+    """The label columns of a job, and their conversion to targets.
 
-    columns: their names; none where labels are never there. classes, capacity: see `Encoder`.
+    Args:
+        columns: Their names; empty if there never are labels.
+        objective: The objective.
+        classes: As for `Encoder`.
+        capacity: As for `Encoder`.
 
-    >>> labels = Labels(["late"], "binary", classes=["no", "yes"], capacity=None)
-    >>> labels.targets(pa.table({"late": ["yes", "no"]}), "day.csv", np.array([True, True]))
-    (array([1., 0.], dtype=float32), [])
+    Example:
+        >>> labels = Labels(["late"], "binary", classes=["no", "yes"], capacity=None)
+        >>> labels.targets(pa.table({"late": ["yes", "no"]}), "day.csv", np.array([True, True]))
+        (array([1., 0.], dtype=float32), [])
     """
 
     def __init__(
@@ -43,7 +48,7 @@ class Labels:
         self._index = self._class_index()
 
     def _class_index(self) -> dict[str | None, int] | None:
-        """Class text -> index; None where labels are plain numbers, or several columns of 0 and 1."""
+        """Return the index of each class by its text; None if labels are numbers, or several columns of 0 and 1."""
         if self.objective == "binary" and self.classes in (None, [0, 1]):
             return {**ZERO_ONE}
         if self.objective == "multilabel" and len(self.columns) > 1:
@@ -54,8 +59,11 @@ class Labels:
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """The dtype of targets. Those of a regression may be far from 0 relative to their spread, so they are float64:
-        the objective subtracts their mean."""
+        """Dtype of targets.
+
+        Those of a regression are float64, because they may have a large offset relative to their deviation; the
+        objective subtracts their mean.
+        """
         if self.objective == "regression":
             return np.dtype(np.float64)
         if self.objective in ("multiclass", "next_token"):
@@ -65,13 +73,16 @@ class Labels:
 
     @property
     def width(self) -> tuple[int, ...]:
-        """The shape of one row's target: (L,) for L labels, () otherwise."""
+        """Shape of one row's target: (L,) for L labels, otherwise ()."""
         return (len(self._index or self.columns),) if self.objective == "multilabel" else ()
 
     def targets(self, table: pa.Table, place: str, known: Mask) -> tuple[Targets, list[Fault]]:
-        """The targets (B, ...) of a table, 0 where a label is not `known` (B,) bool, and the rows with bad labels.
+        """Return the targets (B, ...) of a table, and the rows with bad labels.
 
-        place: names the table in errors.
+        Args:
+            table: The table.
+            place: Names the table in errors.
+            known: Whether each row's label is present, (B,) bool; others have target 0.
         """
         if self.objective == "multilabel":
             return self._flags(table, place, known)
@@ -105,7 +116,7 @@ class Labels:
         return targets * known[:, None], _where(faults, known)
 
     def _class_places(self, column: pa.ChunkedArray, name: str, place: str, there: Mask) -> tuple[Targets, list[Fault]]:
-        """The index of each row's class (B,), 0 for others, and the rows `there` whose label is not a class."""
+        """Return the index of each row's class (B,), 0 for others, and the rows `there` whose label is not a class."""
         assert self._index is not None
         values, codes = indexed(column, f"stream.features.{name} in {place}")
         found = np.array([self._index.get(text(value), -1) for value in values], dtype=self.dtype).take(codes)
@@ -119,7 +130,7 @@ class Labels:
         return found, faults
 
     def _class_numbers(self, values: Targets, name: str, known: Mask) -> list[Fault]:
-        """The rows whose numbers cannot be those of classes."""
+        """Return the rows whose numbers are not class numbers."""
         high = np.inf if self.capacity is None else self.capacity
         with np.errstate(invalid="ignore"):
             wrong = ((values < 0) | (values % 1 != 0) | (values >= high)) & np.isfinite(values) & known
@@ -135,14 +146,14 @@ class Labels:
         return f"one of {', '.join(names[:10])}{', ...' if len(names) > 10 else ''}"
 
     def _remedy(self) -> str:
-        """What to do about a label that is not a class of the run: its model has an output for each class, no more."""
+        """Return the remedy for a label that is not a class of the run, whose model has one output per class."""
         if self.objective != "multiclass":
             return ""
         return "for classes yet to come, begin a run with features.capacity, or with features.classes that names all"
 
 
 def _is_missing(column: pa.ChunkedArray, blank: bool) -> Mask:
-    """Which rows (B,) are null or, with `blank`, the text "", which is how a CSV file writes null."""
+    """Whether each row (B,) is null or, with `blank`, the text "", which represents null in a CSV file."""
     kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
     if blank and (pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_binary(kind)):
         column = pc.equal(pc.cast(column, kind), pa.scalar("" if not pa.types.is_binary(kind) else b"", kind))
@@ -153,7 +164,7 @@ def _is_missing(column: pa.ChunkedArray, blank: bool) -> Mask:
 
 
 def _where(faults: Sequence[Fault], known: Mask) -> list[Fault]:
-    """The faults of known rows only."""
+    """Return the faults of known rows only."""
     return [
         Fault(fault.index[known[fault.index]], fault.column, fault.expected, fault.got, fault.remedy)
         for fault in faults

@@ -1,7 +1,7 @@
-"""Columns that give the label away: a rule over one column alone that predicts it (nearly) without fault.
+"""Detection of label leaks: a single column whose values predict the label (almost) perfectly.
 
-Such a column is mostly the label in other words, or is written down when the label is known, and will not be there when
-a row is to be predicted.
+Such a column is usually the label in another form, or is recorded when the label is known, and is not available when a
+row is to be predicted.
 """
 
 from __future__ import annotations
@@ -20,30 +20,35 @@ Floats = np.ndarray[Any, np.dtype[np.float64]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 FEWEST = 60
-"""Of fewer rows with a label a rule without fault means nothing."""
+"""Minimum number of labelled rows for which a perfect rule is significant."""
 
 FAULTS = 0.02
-"""A column gives classes away whose rule is wrong in at most this share of the rows in which the commonest class is."""
+"""Maximum error of a column's rule, relative to the error of always predicting the most common class."""
 
 FITS = 0.9995
-"""A column gives a number away whose rule tells at least this share of its variance."""
+"""Minimum share of a numeric label's variance that the rule explains."""
 
 BINS = 1000
-"""Into how many ranges of about equally many rows numbers are cut."""
+"""Number of quantile ranges for numeric columns."""
 
 MOST_VOTES = 10**7
-"""Values times classes beyond which no rule is made: each value has few rows for each class."""
+"""Maximum number of values times classes; beyond it each value has too few rows per class."""
 
 
 def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool) -> bool:
-    """Whether a column alone predicts the label: a rule made of every other row is tried on the rows between.
+    """Whether a column alone predicts the label: a rule from every other row is tested on the rows in between.
 
-    classes: whether labels are classes; if not, they are numbers.
+    Args:
+        column: The column.
+        label: The label.
+        classes: Whether labels are classes; otherwise they are numbers.
 
-    >>> label = pa.chunked_array([[0, 1, 1, 0, 1] * 40])
-    >>> words = pa.chunked_array([["no", "yes", "yes", "no", "yes"] * 40])
-    >>> gives_away(words, label, classes=True), gives_away(pa.chunked_array([[1, 2, 3, 4] * 50]), label, classes=True)
-    (True, False)
+    Example:
+        >>> label = pa.chunked_array([[0, 1, 1, 0, 1] * 40])
+        >>> words = pa.chunked_array([["no", "yes", "yes", "no", "yes"] * 40])
+        >>> numbers = pa.chunked_array([[1, 2, 3, 4] * 50])
+        >>> gives_away(words, label, classes=True), gives_away(numbers, label, classes=True)
+        (True, False)
     """
     there = pc.is_valid(label)
     column, label = column.filter(there), label.filter(there)
@@ -66,7 +71,7 @@ def gives_away(column: pa.ChunkedArray, label: pa.ChunkedArray, *, classes: bool
 
 
 def _fits(values: Floats, target: Floats) -> bool:
-    """Whether a line through the other rows' values, from one to the next, gives the target."""
+    """Whether linear interpolation between every other row's values predicts the target of the rest."""
     good = np.isfinite(values) & np.isfinite(target)
     values, target = values[good], target[good]
     if len(values) < FEWEST:
@@ -80,7 +85,7 @@ def _fits(values: Floats, target: Floats) -> bool:
 
 
 def _bins(column: pa.ChunkedArray) -> Ints:
-    """Which value, or of many numbers which range, each row has (B,); what is missing is one of them."""
+    """Return each row's value or, with many numbers, range (B,); missing values form one of them."""
     if is_number(column.type) and pc.count_distinct(column).as_py() > BINS:
         values = _floats(column)
         edges = np.unique(np.nanquantile(values[np.isfinite(values)], np.linspace(0, 1, BINS)))

@@ -1,4 +1,4 @@
-"""Columns of a table side by side: numbers as a float32 matrix, categories as pairs of hashes."""
+"""Encoding of several columns: numbers as a float32 matrix, categories as pairs of hashes."""
 
 from __future__ import annotations
 
@@ -15,21 +15,26 @@ from incr_core.data.encoding._hashing import ColumnHash
 __all__ = ["hash_pairs", "numeric_matrix"]
 
 SLICE = 16_384
-"""Rows written at a time: a slice of the matrix stays in the cache while its columns are filled."""
+"""Number of rows written at a time, so that a slice of the matrix stays in the cache while its columns are filled."""
 
 
 def numeric_matrix(
     table: pa.Table, places: Mapping[str, range], lists: Mapping[str, int], place: str, dates: Collection[str] = ()
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[Fault]]:
-    """Columns of numbers as (B, N) float32, NaN for null, and the rows that cannot be used.
+    """Return numeric columns as (B, N) float32, with NaN for null, and the unusable rows.
 
-    places: where among the N numbers those of each column are. lists: the columns of lists, and their lengths.
-    dates: the columns of times that become their parts. `place` names the file in errors.
+    Args:
+        table: The table.
+        places: Places of each column among the N numbers.
+        lists: Lengths of the lists, by column.
+        place: Names the file in errors.
+        dates: Time columns that are converted to their parts.
 
-    >>> table = pa.table({"far": [1, None], "at": [[1.0, 2.0], [3.0, 4.0]]})
-    >>> numeric_matrix(table, {"far": range(1), "at": range(1, 3)}, {"at": 2}, "day.csv")[0]
-    array([[ 1.,  1.,  2.],
-           [nan,  3.,  4.]], dtype=float32)
+    Example:
+        >>> table = pa.table({"far": [1, None], "at": [[1.0, 2.0], [3.0, 4.0]]})
+        >>> numeric_matrix(table, {"far": range(1), "at": range(1, 3)}, {"at": 2}, "day.csv")[0]
+        array([[ 1.,  1.,  2.],
+               [nan,  3.,  4.]], dtype=float32)
     """
     matrix = np.empty((len(table), sum(map(len, places.values()))), dtype=np.float32)
     plain: dict[str, pa.ChunkedArray] = {}
@@ -63,10 +68,10 @@ def numeric_matrix(
 
 
 def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
-    """Copy numbers to float32, where overflow raises; False if any may be NaN, infinite, or too large."""
+    """Copy numbers to float32, raising on overflow; return False if any may be NaN, infinite, or too large."""
     try:
         target[:] = values
-        # A sum is finite only if every term is; if it is not, the values are looked at one by one.
+        # A sum is finite only if every term is; otherwise the values are checked one by one.
         return values.dtype.kind != "f" or bool(np.isfinite(np.add.reduce(values)))
     except FloatingPointError:
         with np.errstate(over="ignore"):
@@ -77,18 +82,20 @@ def _copy(values: np.ndarray[Any, Any], target: np.ndarray[Any, Any]) -> bool:
 def hash_pairs(
     table: pa.Table, hashes: Mapping[str, ColumnHash], buckets: int, place: str
 ) -> np.ndarray[Any, np.dtype[np.int64]]:
-    """Two independent hashes into [0, buckets) of each row's category in each of the C columns, (B, C, 2).
+    """Return two independent hashes into [0, buckets) of each row's category in each of the C columns, (B, C, 2).
 
-    >>> pairs = hash_pairs(pa.table({"carrier": ["AA", "UA", "AA"]}), {"carrier": ColumnHash("carrier")}, 1024, "a.csv")
-    >>> pairs.shape, bool((pairs[0] == pairs[2]).all())
-    ((3, 1, 2), True)
+    Example:
+        >>> table = pa.table({"carrier": ["AA", "UA", "AA"]})
+        >>> pairs = hash_pairs(table, {"carrier": ColumnHash("carrier")}, 1024, "a.csv")
+        >>> pairs.shape, bool((pairs[0] == pairs[2]).all())
+        ((3, 1, 2), True)
     """
     # A pair of hashes is moved as one complex128, the fastest type of 16 bytes.
     pairs = np.empty((len(table), len(hashes)), dtype=np.complex128)
     columns = []
     for name, hashed in hashes.items():
         distinct, codes = hashed.distinct(table[name], place)
-        # Each half of a hash is a hash of its own.
+        # Each half of a hash is an independent hash.
         halves = np.stack([distinct & np.uint64(0xFFFFFFFF), distinct >> np.uint64(32)], axis=1)
         columns.append(((halves % np.uint64(buckets)).astype(np.int64).view(np.complex128).ravel(), codes))
     for start in range(0, len(table), SLICE):

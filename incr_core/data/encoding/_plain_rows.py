@@ -1,4 +1,4 @@
-"""Rows of plain values, as a request has them, to tensors without a table in between."""
+"""Encoding of rows of plain values, as in a request, without an intermediate table."""
 
 from __future__ import annotations
 
@@ -20,26 +20,30 @@ __all__ = ["PlainRows", "plain_category", "plain_number"]
 Row = Mapping[str, Any]
 
 MOST = float(np.finfo(np.float32).max)
-"""The largest float32."""
+"""Largest float32."""
 
 EXACT = 2**53
-"""Up to here a whole number is the same as a float, so that the other rows of its column do not matter."""
+"""Up to this number an integer is exact as a float, so the type of its column does not matter."""
 
 _NUMBERS = frozenset([int, float, bool])
 
 
 class PlainRows:
-    """Encodes rows that are dicts to what an `Encoder` makes of a table of them, to the bit, at a tenth of the cost.
+    """Encodes dict rows to the same bits as an `Encoder` does with a table of them, at a tenth of the cost.
 
-    It knows the ordinary values only: finite numbers, text, true and false, null, lists of the right length. For all
-    else, where a table says what is wrong and which row is left out, the answer is None.
+    It supports ordinary values only: finite numbers, text, booleans, null, and lists of the right length. For all
+    others the result is None, and encoding a table reports the fault and the rows left out.
 
-    >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
-    >>> plain = PlainRows(encoder)
-    >>> plain.inputs([{"distance": 170, "carrier": "AA"}])["numeric"]
-    tensor([[170.]])
-    >>> plain.inputs([{"distance": "far", "carrier": "AA"}]) is None
-    True
+    Args:
+        encoder: The encoder.
+
+    Example:
+        >>> encoder = Encoder("late", ["distance"], ["carrier"], objective="binary", classes=None)
+        >>> plain = PlainRows(encoder)
+        >>> plain.inputs([{"distance": 170, "carrier": "AA"}])["numeric"]
+        tensor([[170.]])
+        >>> plain.inputs([{"distance": "far", "carrier": "AA"}]) is None
+        True
     """
 
     def __init__(self, encoder: Encoder) -> None:
@@ -52,12 +56,12 @@ class PlainRows:
         self._never = encoder.of_tokens or bool(encoder.date) or encoder.task in encoder.inputs
 
     def inputs(self, rows: Sequence[Row]) -> Inputs | None:
-        """The inputs of a model for some rows, at least one; None where a value needs a closer look."""
+        """Return a model's inputs for at least one row; None if a value is not supported."""
         if self._never:
             return None
         try:
             numeric, pairs, task = self._numeric(rows), self._pairs(rows), self._task(rows)
-        except (KeyError, OverflowError):  # a column that is not there; a whole number that no float holds
+        except (KeyError, OverflowError):  # a missing column; an integer beyond the range of floats
             return None
         if numeric is None or pairs is None or task is None:
             return None
@@ -101,7 +105,7 @@ class PlainRows:
         whole = np.array(flat, dtype=np.float64).reshape(len(rows), self._width)
         if not self._lists and not self._ids:
             return whole.astype(np.float32)
-        with np.errstate(over="ignore"):  # what is too large becomes infinite
+        with np.errstate(over="ignore"):  # overflow gives infinity
             found = whole.astype(np.float32)
         if np.isinf(found).any() or any(
             _holds_nan(row[name]) for row in rows for name, width in self._numbers if width
@@ -124,7 +128,7 @@ class PlainRows:
         return np.array(flat, dtype=np.int64).reshape(len(rows), len(self._hashes), 2)
 
     def _task(self, rows: Sequence[Row]) -> np.ndarray[Any, np.dtype[np.int64]] | None:
-        """The task of each row; nothing where the model does not get it."""
+        """Return the task of each row; empty if the model does not receive it."""
         encoder = self._encoder
         if encoder.task is None or not (encoder.asks_task or any(encoder.task in row for row in rows)):
             return _NOTHING
@@ -138,10 +142,11 @@ _NOTHING: np.ndarray[Any, np.dtype[np.int64]] = np.zeros(0, dtype=np.int64)
 
 
 def plain_number(value: object) -> float | None:
-    """A number as a float, NaN for null; None where it needs a closer look.
+    """Return a number as a float, NaN for null; None if it is not supported.
 
-    >>> plain_number(True), plain_number(None), plain_number(1e39), plain_number("1")
-    (1.0, nan, None, None)
+    Example:
+        >>> plain_number(True), plain_number(None), plain_number(1e39), plain_number("1")
+        (1.0, nan, None, None)
     """
     if type(value) is float:
         return value if -MOST <= value <= MOST else None
@@ -151,10 +156,11 @@ def plain_number(value: object) -> float | None:
 
 
 def plain_category(value: object) -> bool:
-    """Whether a value is a category without a closer look; text with half of a surrogate pair is none.
+    """Whether a value is supported as a category; text with an unpaired surrogate is not.
 
-    >>> plain_category("AA"), plain_category(None), plain_category([1]), plain_category(chr(0xD800))
-    (True, True, False, False)
+    Example:
+        >>> plain_category("AA"), plain_category(None), plain_category([1]), plain_category(chr(0xD800))
+        (True, True, False, False)
     """
     if type(value) is str:
         return value.isascii() or _is_unicode(value)

@@ -1,4 +1,4 @@
-"""Quarantine: rows and files that cannot be used, each with its reason."""
+"""Quarantine: unusable rows and files, each with its reason."""
 
 from __future__ import annotations
 
@@ -25,17 +25,18 @@ SCHEMA = pa.schema(
         ("column", pa.string()),
         ("reason", pa.string()),
         ("value", pa.string()),
-        ("fingerprint", pa.string()),  # of a file that cannot be used as a whole
+        ("fingerprint", pa.string()),  # of a file that is unusable as a whole
     ]
 )
 
 
 @dataclass(frozen=True, slots=True)
 class BadRow:
-    """One row that cannot be used, the first reason why, and what may be done besides correcting it.
+    """An unusable row, with its first fault and a remedy besides correcting it.
 
-    >>> BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a").reason
-    'expected float, got text'
+    Example:
+        >>> BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a").reason
+        'expected float, got text'
     """
 
     row: int
@@ -49,20 +50,25 @@ class BadRow:
 
     @property
     def reason(self) -> str:
-        """Why, in words."""
+        """Description of the fault."""
         return f"expected {self.expected}, got {self.got}"
 
 
 @dataclass(frozen=True, slots=True)
 class BadFile:
-    """One file that cannot be used, and why.
+    """An unusable file.
 
-    fingerprint: that of the file when it was read, "" where it cannot be opened; a file that has another by now is read
-    again. rows: how many of its rows were given out before the fault was found, in a later chunk: they stay as they
-    are, and only the rest cannot be used.
+    Attributes:
+        fragment: The file.
+        reason: The reason.
+        fingerprint: Fingerprint of the file when it was read, "" if it cannot be opened. A file whose fingerprint has
+            changed is read again.
+        rows: Number of its rows that were delivered before the fault was found in a later chunk. They stay valid, and
+            only the rest is unusable.
 
-    >>> BadFile("day.csv", "expected a whole csv file", "12:e4a6a0577479b2b4").rows
-    0
+    Example:
+        >>> BadFile("day.csv", "expected a whole csv file", "12:e4a6a0577479b2b4").rows
+        0
     """
 
     fragment: str
@@ -74,11 +80,12 @@ class BadFile:
 def reject(bad: Sequence[BadRow], total: int, section: str = "stream.features") -> NoReturn:
     """Raise `BadRows` for the bad rows of one file of `total` rows.
 
-    >>> reject([BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a")], 512)
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.BadRows: stream.features.distance: expected float, 1 of 512 rows in day.csv are text ("n/a");
-    fix them or set on_bad_row = "quarantine"
+    Example:
+        >>> reject([BadRow(7, "day.csv", 7, "distance", "float", "text", "n/a")], 512)
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.BadRows: stream.features.distance: expected float, 1 of 512 rows in day.csv are text ("n/a");
+        fix them or set on_bad_row = "quarantine"
     """
     kinds = Counter((row.column, row.expected, row.got) for row in bad)
     (column, expected, got), count = kinds.most_common(1)[0]
@@ -95,21 +102,23 @@ def reject(bad: Sequence[BadRow], total: int, section: str = "stream.features") 
 
 
 def quarantine_table(bad: Sequence[BadRow]) -> pa.Table:
-    """Bad rows as a table, for the quarantine.
+    """Return bad rows as a quarantine table.
 
-    >>> quarantine_table([]).column_names
-    ['row', 'fragment', 'offset', 'column', 'reason', 'value', 'fingerprint']
+    Example:
+        >>> quarantine_table([]).column_names
+        ['row', 'fragment', 'offset', 'column', 'reason', 'value', 'fingerprint']
     """
     return pa.table({name: [getattr(row, name, None) for row in bad] for name in SCHEMA.names}, schema=SCHEMA)
 
 
 def files_table(bad: Sequence[BadFile]) -> pa.Table:
-    """Bad files as a table, for the quarantine: a row each, without a row id.
+    """Return bad files as a quarantine table: one row each, without a row id.
 
-    offset: the first of its rows that cannot be used, null where that is all of them.
+    The column `offset` is the first unusable row, or null if all are.
 
-    >>> files_table([BadFile("day.csv", "expected a whole csv file", "12:e4a6a057")]).to_pylist()[0]["fingerprint"]
-    '12:e4a6a057'
+    Example:
+        >>> files_table([BadFile("day.csv", "expected a whole csv file", "12:e4a6a057")]).to_pylist()[0]["fingerprint"]
+        '12:e4a6a057'
     """
     entries = [
         {
@@ -124,11 +133,12 @@ def files_table(bad: Sequence[BadFile]) -> pa.Table:
 
 
 def whole_table(rows: Tensor, fragments: Sequence[str], reason: str) -> pa.Table:
-    """Rows (n,) of a skipped increment as a table, for the quarantine; no value of theirs is bad.
+    """Return rows (n,) of a skipped increment as a quarantine table, without a bad value.
 
-    >>> import torch
-    >>> whole_table(torch.tensor([7]), ["day.csv"], "the loss is nan").to_pylist()[0]["reason"]
-    'the loss is nan'
+    Example:
+        >>> import torch
+        >>> whole_table(torch.tensor([7]), ["day.csv"], "the loss is nan").to_pylist()[0]["reason"]
+        'the loss is nan'
     """
     numbers, place = np.unique(fragment_of(rows).numpy(), return_inverse=True)
     names = pa.array([fragments[number] for number in numbers.tolist()], pa.string())

@@ -1,4 +1,4 @@
-"""Targets of several values a row: sets of labels, and sequences of tokens."""
+"""Targets of several values per row: sets of labels, and sequences of tokens."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Floats = np.ndarray[Any, np.dtype[np.float32]]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 ZERO_ONE: dict[str | None, int] = {"0": 0, "1": 1, "false": 0, "true": 1}
-"""How 0 and 1 may be written."""
+"""Notations of 0 and 1."""
 
 
 def flags(table: pa.Table, labels: Sequence[str], place: str) -> tuple[Floats, list[Fault]]:
-    """Label columns of 0 and 1, or false and true, as (B, L), and the rows that hold something else.
+    """Return label columns of 0 and 1, or false and true, as (B, L), and the rows with other values.
 
-    >>> flags(pa.table({"a": [1, 0], "b": [True, None]}), ["a", "b"], "day.csv")[1][0].got
-    'missing'
+    Example:
+        >>> flags(pa.table({"a": [1, 0], "b": [True, None]}), ["a", "b"], "day.csv")[1][0].got
+        'missing'
     """
     found = np.zeros((len(table), len(labels)), dtype=np.float32)
     faults: list[Fault] = []
@@ -43,10 +44,11 @@ def flags(table: pa.Table, labels: Sequence[str], place: str) -> tuple[Floats, l
 
 
 def sets(column: pa.ChunkedArray, index: Mapping[str | None, int], name: str, place: str) -> tuple[Floats, list[Fault]]:
-    """A column of lists of labels as (B, L) of 0 and 1, and the rows without a list or with a label not in `index`.
+    """Return a column of lists of labels as (B, L) of 0 and 1, and the rows without a list or with an unknown label.
 
-    >>> sets(pa.chunked_array([[["a"], [], ["b", "a"]]]), {"a": 0, "b": 1}, "tags", "day.parquet")[0].tolist()
-    [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
+    Example:
+        >>> sets(pa.chunked_array([[["a"], [], ["b", "a"]]]), {"a": 0, "b": 1}, "tags", "day.parquet")[0].tolist()
+        [[1.0, 0.0], [0.0, 0.0], [1.0, 1.0]]
     """
     if not is_list(column.type):
         raise StreamError(
@@ -75,12 +77,13 @@ def sets(column: pa.ChunkedArray, index: Mapping[str | None, int], name: str, pl
 def tokens(
     column: pa.ChunkedArray, width: int, vocabulary: int, name: str, place: str, known: Mask
 ) -> tuple[Ints, Ints, list[Fault]]:
-    """Lists of `width` tokens as inputs (B, width - 1), targets (B, width - 1) one later, and the bad rows.
+    """Return lists of `width` tokens as inputs (B, width - 1), targets (B, width - 1) shifted by one, and the bad rows.
 
-    Where no row is known, lists may be one shorter: they hold the inputs alone.
+    If no row is known, lists may be one shorter: they then hold the inputs only.
 
-    >>> tokens(pa.chunked_array([[[1, 2, 3]]]), 3, 4, "words", "day.parquet", np.array([True]))[:2]
-    (array([[1, 2]]), array([[2, 3]]))
+    Example:
+        >>> tokens(pa.chunked_array([[[1, 2, 3]]]), 3, 4, "words", "day.parquet", np.array([True]))[:2]
+        (array([[1, 2]]), array([[2, 3]]))
     """
     shorter = not known.any() and width_of(column) == width - 1
     matrix, faults = list_matrix(column, width - shorter, name, place)
@@ -99,9 +102,10 @@ def tokens(
 
 
 def check_labels(objective: str, labels: Sequence[str], vocabulary: int | None, features: int) -> None:
-    """ArgumentError where the labels, the objective and the number of feature columns do not fit together.
+    """Raise an ArgumentError if labels, objective and number of feature columns are inconsistent.
 
-    >>> check_labels("multilabel", ["a", "b"], None, features=3)
+    Example:
+        >>> check_labels("multilabel", ["a", "b"], None, features=3)
     """
     if len(labels) > 1 and objective != "multilabel":
         raise ArgumentError(

@@ -1,4 +1,4 @@
-"""Texts as hashed words and pairs of words: no vocabulary, so every worker has the same one from the first row on."""
+"""Text as hashed words and word pairs. No vocabulary is needed, so all workers agree from the first row on."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 
 
 MOST_WORDS = 256
-"""Words of a text that count where nobody says how many."""
+"""Default maximum number of words of a text."""
 
 
 def words_wanted(table: pa.Table) -> int:
-    """How many words a text may have for 99 of 100 in the columns of a table to be whole: a power of two, 8 to 256.
+    """Return the number of words that covers 99 of 100 texts in the columns of a table: a power of two, 8 to 256.
 
-    >>> words_wanted(pa.table({"title": ["one two three four five six seven eight nine"]}))
-    16
+    Example:
+        >>> words_wanted(pa.table({"title": ["one two three four five six seven eight nine"]}))
+        16
     """
     counts = [words_in(texts_of(table[name], name))[1] for name in table.column_names]
     longest = max((float(np.quantile(count, 0.99)) for count in counts if len(count)), default=0.0)
@@ -32,10 +33,11 @@ def words_wanted(table: pa.Table) -> int:
 
 
 def slots_of(words: int) -> int:
-    """How many numbers a text of at most so many words takes: one for each word, and one for each pair of neighbours.
+    """Return the number of slots for a text of at most `words` words: one per word, and one per pair of neighbours.
 
-    >>> slots_of(3)
-    5
+    Example:
+        >>> slots_of(3)
+        5
     """
     return 2 * words - 1
 
@@ -43,15 +45,25 @@ def slots_of(words: int) -> int:
 def text_buckets(
     column: pa.ChunkedArray, hashed: ColumnHash, buckets: int, words: int, place: str
 ) -> np.ndarray[Any, np.dtype[np.int32]]:
-    """The buckets of each row's words, then of its pairs of neighbouring words, (B, slots) in [1, buckets); 0 is none.
+    """Return the buckets of each row's words, then of its pairs of neighbouring words.
 
-    A word is hashed as a category of its column is (blake2b, keyed by the column's name). The hash of a pair is that of
-    its two words mixed, in their order. hashed: hashes the words of the column. words: those behind so many are left
-    out. `place` names column and file in errors.
+    A word is hashed like a category of its column (blake2b, keyed by the column's name). The hash of a pair mixes those
+    of its two words, in order.
 
-    >>> found = text_buckets(pa.chunked_array([["Very good", "good", None]]), ColumnHash("title"), 1000, 2, "a.csv")
-    >>> found.shape, bool(found[0, 1] == found[1, 0]), (found > 0).sum(1)
-    ((3, 3), True, array([3, 1, 0]))
+    Args:
+        column: The column.
+        hashed: Hash function of its words.
+        buckets: Number of buckets.
+        words: Maximum number of words; later ones are ignored.
+        place: Names column and file in errors.
+
+    Returns:
+        (B, slots) in [1, buckets); 0 is padding.
+
+    Example:
+        >>> found = text_buckets(pa.chunked_array([["Very good", "good", None]]), ColumnHash("title"), 1000, 2, "a.csv")
+        >>> found.shape, bool(found[0, 1] == found[1, 0]), (found > 0).sum(1)
+        ((3, 3), True, array([3, 1, 0]))
     """
     flat, counts = words_in(texts_of(column, place))
     starts = np.cumsum(counts) - counts
@@ -66,7 +78,7 @@ def text_buckets(
         distinct, codes = hashed.distinct(flat)
         hashes = distinct.take(codes)
         found[rows, at] = _bucket(hashes, buckets)
-        paired = np.flatnonzero(at[1:] > 0)  # words that have one before them: the place of the first of the two
+        paired = np.flatnonzero(at[1:] > 0)  # places of the first words of pairs
         first = rows[paired]
         found[first, counts[first] + at[paired]] = _bucket(_mixed(hashes[paired], hashes[paired + 1]), buckets)
     return found
@@ -77,7 +89,7 @@ def _bucket(hashes: Hashes, buckets: int) -> np.ndarray[Any, np.dtype[np.int32]]
 
 
 def _mixed(first: Hashes, second: Hashes) -> Hashes:
-    """A hash of two hashes in their order: the finaliser of splitmix64 (Steele et al. 2014)."""
+    """Return a hash of two hashes in order: the finaliser of splitmix64 (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         mixed = first * np.uint64(0x9E3779B97F4A7C15) + second
         mixed = (mixed ^ (mixed >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

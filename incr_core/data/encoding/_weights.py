@@ -1,4 +1,4 @@
-"""What a row says besides its features and its label: its weight, and its task."""
+"""Weight and task columns of rows."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 def weights(
     column: pa.ChunkedArray, name: str, place: str, known: Mask
 ) -> tuple[np.ndarray[Any, np.dtype[np.float32]], list[Fault]]:
-    """The weights (B,) of rows, and the rows whose weight is bad; 1 where no label is `known` (B,), so none counts.
+    """Return the weights (B,) of rows, and the rows with a bad weight; ones if no label is `known` (B,).
 
-    >>> weights(pa.chunked_array([[0.5, -1.0]]), "w", "day.csv", np.array([True, True]))[1][0].index
-    array([1])
+    Example:
+        >>> weights(pa.chunked_array([[0.5, -1.0]]), "w", "day.csv", np.array([True, True]))[1][0].index
+        array([1])
     """
     if not known.any():
         return np.ones(len(column), dtype=np.float32), []
@@ -37,10 +38,11 @@ def weights(
 def tasks(
     column: pa.ChunkedArray, name: str, place: str, count: int | None
 ) -> tuple[np.ndarray[Any, np.dtype[np.int64]], list[Fault]]:
-    """The task numbers (B,) of rows, below `count` where it is known, and the rows whose task is bad.
+    """Return the task numbers (B,) of rows, below `count` if given, and the rows with a bad task.
 
-    >>> tasks(pa.chunked_array([[0, 2, None]]), "task", "day.csv", 2)[1][0].got
-    'missing'
+    Example:
+        >>> tasks(pa.chunked_array([[0, 2, None]]), "task", "day.csv", 2)[1][0].got
+        'missing'
     """
     if not pa.types.is_integer(column.type):
         raise StreamError(

@@ -1,7 +1,7 @@
-"""How many numbers a row of a column holds: found in the data once, and checked in every table since.
+"""Numbers per row of each column, determined from the data once and then checked in every table.
 
-A model is made for rows of one width. So the lengths of lists are part of the job, as its columns are, and later rows
-are checked against them and never change them.
+A model is made for rows of one width. The lengths of lists are therefore part of the job, as its columns are; later
+rows are checked against them.
 """
 
 from __future__ import annotations
@@ -19,21 +19,23 @@ __all__ = ["check_widths", "list_widths"]
 
 
 def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
-    """The lengths of lists in those `columns` of a source that hold lists, from its first rows.
+    """Return the lengths of lists in those `columns` of a source that hold lists, from its first rows.
 
-    Where the first file has only nulls or no rows, the next ones are read; of a Python source, which may never end,
-    only the first table with rows.
+    If the first file has only nulls or no rows, the next ones are read. Of a Python source, which may never end, only
+    the first table with rows is read.
 
-    Raises StreamError where a column holds lists, and all of them are null or empty.
+    Raises:
+        StreamError: A column holds lists that are all null or empty.
 
-    >>> from incr_core.data.sources import open_source
-    >>> list_widths(open_source(lambda: [{"pixels": [[1, 2, 3]], "age": [30.0]}]), ["pixels", "age"])
-    {'pixels': 3}
+    Example:
+        >>> from incr_core.data.sources import open_source
+        >>> list_widths(open_source(lambda: [{"pixels": [[1, 2, 3]], "age": [30.0]}]), ["pixels", "age"])
+        {'pixels': 3}
     """
     found: dict[str, int] = {}
     lists: set[str] = set()
     unsure = list(columns)
-    if not columns or (isinstance(source, FileSource) and source.is_csv):  # which has no lists
+    if not columns or (isinstance(source, FileSource) and source.is_csv):  # CSV has no lists
         return found
     for head in source.heads(columns) if isinstance(source, FileSource) else [source.head(columns)]:
         for name in [name for name in unsure if name in head.column_names]:
@@ -48,8 +50,8 @@ def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
             break
     if missing := sorted(lists.intersection(unsure)):
         raise StreamError(
-            f"stream.features.{missing[0]}: expected a list that tells how long lists are, got only null and empty "
-            f"ones; say it: features.widths = {{ {missing[0]} = 784 }}"
+            f"stream.features.{missing[0]}: expected a list of known length, got only null and empty "
+            f"ones; set features.widths = {{ {missing[0]} = 784 }}"
         )
     return {name: found[name] for name in columns if name in found}
 
@@ -57,17 +59,23 @@ def list_widths(source: Source, columns: Sequence[str]) -> dict[str, int]:
 def check_widths(
     table: pa.Table, widths: Mapping[str, int], columns: Sequence[str], place: str, spare: int = 0
 ) -> None:
-    """StreamError where a table as a whole has other widths: lists where there should be numbers, numbers where there
-    should be lists, or no list of the right length.
+    """Check the widths of a table's columns. Single lists of another length are bad rows, found by encoding.
 
-    widths: column -> the length of its lists; the other `columns` hold one number a row. spare: by how much lists may
-    be shorter. `place` names the table in errors. Single lists of another length are bad rows, found when they are
-    encoded.
+    Args:
+        table: The table.
+        widths: Lengths of lists, by column; the other `columns` hold one number per row.
+        columns: The columns.
+        place: Names the table in errors.
+        spare: Number of elements by which lists may be shorter.
 
-    >>> check_widths(pa.table({"pixels": [[1, 2], [3, 4]]}), {"pixels": 3}, ["pixels"], "b.parquet")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StreamError: stream.features.pixels: expected lists of 3 numbers, got lists of 2 in b.parquet; ...
+    Raises:
+        StreamError: A column has lists instead of numbers or the reverse, or no list of the right length.
+
+    Example:
+        >>> check_widths(pa.table({"pixels": [[1, 2], [3, 4]]}), {"pixels": 3}, ["pixels"], "b.parquet")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StreamError: stream.features.pixels: expected lists of 3 numbers, got lists of 2 in ...
     """
     for name in columns:
         kind, width, lengths = table[name].type, widths.get(name), _lengths(table[name])
@@ -84,7 +92,7 @@ def check_widths(
 
 
 def _lengths(column: pa.ChunkedArray) -> list[int]:
-    """The distinct lengths of a column's lists that hold something, in the order of its rows."""
+    """Return the distinct lengths of a column's non-empty lists, in the order of rows."""
     if not is_list(column.type):
         return []
     if pa.types.is_fixed_size_list(column.type):

@@ -28,9 +28,10 @@ def words_in(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
 
     Lower case, in Unicode's form NFKC; an apostrophe is left out, so that "don't" is one word.
 
-    >>> words, counts = words_in(pa.chunked_array([["Don't stop: NOW!", None, "stop"]]))
-    >>> words.to_pylist(), counts
-    (['dont', 'stop', 'now', 'stop'], array([3, 0, 1]))
+    Example:
+        >>> words, counts = words_in(pa.chunked_array([["Don't stop: NOW!", None, "stop"]]))
+        >>> words.to_pylist(), counts
+        (['dont', 'stop', 'now', 'stop'], array([3, 0, 1]))
     """
     plain = pc.all(pc.string_is_ascii(column), min_count=0).as_py()
     if not plain:
@@ -48,8 +49,9 @@ def words_in(column: pa.ChunkedArray) -> tuple[pa.ChunkedArray, Ints]:
 def texts_of(column: pa.ChunkedArray, place: str) -> pa.ChunkedArray:
     """A column as text, whatever type its file gave it, as a category is; `place` names column and file in errors.
 
-    >>> texts_of(pa.chunked_array([[7, None]]), "stream.features.title in day.csv").to_pylist()
-    ['7', None]
+    Example:
+        >>> texts_of(pa.chunked_array([[7, None]]), "stream.features.title in day.csv").to_pylist()
+        ['7', None]
     """
     kind = column.type
     if pa.types.is_dictionary(kind) and _is_text(kind.value_type):

@@ -1,4 +1,4 @@
-"""Features from labels already known: how often, in a window of the past, among rows with the same keys."""
+"""Features from known labels: rates of outcomes in a window of the past, among rows with the same keys."""
 
 from __future__ import annotations
 

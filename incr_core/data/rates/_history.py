@@ -1,4 +1,4 @@
-"""The history of a stream: the outcomes known so far, and the features that rates make of them."""
+"""The history of a stream: the outcomes known so far, and the rate features computed from them."""
 
 from __future__ import annotations
 
@@ -22,17 +22,22 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class History:
-    """The outcomes known so far, for each of some rates; never changed, only replaced.
+    """The outcomes known so far, for several rates; immutable.
 
-    >>> from incr_core.data.times import SECOND
-    >>> rates = [Rate(["carrier"], 60, prior=0.5, weight=1)]
-    >>> known = np.array([5, 8]) * SECOND
-    >>> past = Questions.answered(rates, pa.table({"carrier": ["AA", "AA"]}), np.array([1.0, 0.0]), known, known)
-    >>> history = History(rates).plus(past)
-    >>> now = Questions.of(rates, pa.table({"carrier": ["AA", "UA"]}))
-    >>> history.features(now, np.array([8, 8]) * SECOND).round(2)
-    array([[0.75, 0.69],
-           [0.5 , 0.  ]], dtype=float32)
+    Args:
+        rates: The rates.
+        outcomes: Outcomes of each series of rates; by default none.
+
+    Example:
+        >>> from incr_core.data.times import SECOND
+        >>> rates = [Rate(["carrier"], 60, prior=0.5, weight=1)]
+        >>> known = np.array([5, 8]) * SECOND
+        >>> past = Questions.answered(rates, pa.table({"carrier": ["AA", "AA"]}), np.array([1.0, 0.0]), known, known)
+        >>> history = History(rates).plus(past)
+        >>> now = Questions.of(rates, pa.table({"carrier": ["AA", "UA"]}))
+        >>> history.features(now, np.array([8, 8]) * SECOND).round(2)
+        array([[0.75, 0.69],
+               [0.5 , 0.  ]], dtype=float32)
     """
 
     def __init__(self, rates: Sequence[Rate], outcomes: Sequence[Outcomes] | None = None) -> None:
@@ -42,7 +47,7 @@ class History:
         self._outcomes = tuple(outcomes or (Outcomes.of(nothing, nothing, nothing) for _ in self._series))
 
     def plus(self, rows: Questions) -> History:
-        """The history with the outcomes of these rows too; each counts from when it is known."""
+        """Return a history that includes the outcomes of these rows; each counts from the time it is known."""
         return History(
             self.rates,
             [
@@ -54,7 +59,7 @@ class History:
         )
 
     def since(self, time: int) -> History:
-        """The history with only what rates of rows predicted at `time` or later can use."""
+        """Return a history with only the outcomes that rates of rows predicted at `time` or later can use."""
         kept = []
         for members, past in zip(self._series, self._outcomes, strict=True):
             windows = [window for index in members if (window := self.rates[index].window_us) is not None]
@@ -64,22 +69,23 @@ class History:
         return History(self.rates, kept)
 
     def before(self, time: int) -> History:
-        """The history with only what was known before `time`."""
+        """Return a history with only the outcomes known before `time`."""
         return History(self.rates, [past.where(past.known < time) for past in self._outcomes])
 
     def lookup(self) -> Lookup:
-        """These outcomes in order, for whoever asks them several times."""
+        """Return a sorted form of these outcomes, for repeated use."""
         return Lookup(self.rates, self._outcomes)
 
     def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
+        """Return rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
         return self.lookup().features(rows, times)
 
     def table(self) -> pa.Table:
-        """The history as a table, to be saved with a version: a row for each known outcome that a window still holds.
+        """Return the history as a table for a version: a row for each known outcome that a window still contains.
 
-        >>> History([]).table().column_names
-        ['series', 'key', 'known', 'whole', 'part', 'count']
+        Example:
+            >>> History([]).table().column_names
+            ['series', 'key', 'known', 'whole', 'part', 'count']
         """
         series = [np.full(len(past.key), index) for index, past in enumerate(self._outcomes)]
         columns = {"series": np.concatenate([np.zeros(0, dtype=np.int64), *series]).astype(np.int16)}
@@ -90,10 +96,11 @@ class History:
 
     @classmethod
     def from_table(cls, rates: Sequence[Rate], table: pa.Table) -> History:
-        """The history that `table` was written from.
+        """Restore the history from `table`.
 
-        >>> len(History.from_table([Rate([], 60)], History([Rate([], 60)]).table()).table())
-        0
+        Example:
+            >>> len(History.from_table([Rate([], 60)], History([Rate([], 60)]).table()).table())
+            0
         """
         which = table["series"].to_numpy()
         columns = [table[name].to_numpy() for name in FIELDS]
@@ -103,21 +110,23 @@ class History:
 
 
 def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]]) -> Batch:
-    """The batch with more numeric columns (B, F), after those it has.
+    """Return the batch with additional numeric columns (B, F) after the existing ones.
 
-    >>> with_features(Batch(torch.zeros(2, 1), torch.zeros(2)), np.ones((2, 1), dtype=np.float32)).inputs
-    tensor([[0., 1.],
-            [0., 1.]])
+    Example:
+        >>> with_features(Batch(torch.zeros(2, 1), torch.zeros(2)), np.ones((2, 1), dtype=np.float32)).inputs
+        tensor([[0., 1.],
+                [0., 1.]])
     """
     inputs = widened(batch.inputs, torch.from_numpy(features))
     return replace(batch, inputs=inputs)
 
 
 def widened(inputs: Inputs, more: Tensor) -> Inputs:
-    """Inputs with more numbers (B, F), after those they have.
+    """Return inputs with additional numbers (B, F) after the existing ones.
 
-    >>> widened(torch.zeros(1, 1), torch.ones(1, 2))
-    tensor([[0., 1., 1.]])
+    Example:
+        >>> widened(torch.zeros(1, 1), torch.ones(1, 2))
+        tensor([[0., 1., 1.]])
     """
     if isinstance(inputs, dict):
         return inputs | {"numeric": torch.cat([inputs["numeric"], more], dim=1)}

@@ -1,4 +1,4 @@
-"""Rates read off known outcomes, which are put in order once however often they are asked."""
+"""Computation of rates from known outcomes, which are sorted once for any number of uses."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class Lookup:
-    """The features that rates make of known outcomes, those of one history, or of several (`plus`).
+    """Rate features of known outcomes, from one history or several (`plus`).
 
-    rates, outcomes: as a `History` has them, which makes this.
+    Args:
+        rates: The rates of a `History`.
+        outcomes: Its outcomes.
     """
 
     def __init__(self, rates: Sequence[Rate], outcomes: Sequence[Outcomes]) -> None:
@@ -29,18 +31,18 @@ class Lookup:
         self._pasts: list[tuple[_Series, ...]] = [(_Series(past),) for past in outcomes]
 
     def plus(self, newer: Lookup) -> Lookup:
-        """These outcomes and others, neither of which are put in order anew."""
+        """Combine with other outcomes, without sorting either again."""
         both = Lookup(self.rates, ())
         both._pasts = [(*old, *new) for old, new in zip(self._pasts, newer._pasts, strict=True)]
         return both
 
     def keys(self, hashed: Mapping[str, np.ndarray[Any, np.dtype[np.uint64]]], count: int) -> Ints:
-        """The keys (S, B) of `Questions` for B rows, of which the hashes (B,) of each key column are known."""
+        """Return the keys (S, B) of `Questions` for B rows, given the hashes (B,) of each key column."""
         found = [combined((hashed[name] for name in self.rates[one[0]].by), count) for one in self._members]
         return np.array(found, dtype=np.uint64).reshape(len(found), count).view(np.int64)
 
     def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """Rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
+        """Return rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
         features = np.zeros((len(times), 2 * len(self.rates)), dtype=np.float32)
         for members, keys, pasts in zip(self._members, rows.keys, self._pasts, strict=True):
             asked = [(past.index, *past.index.places(keys)) for past in pasts]
@@ -69,7 +71,7 @@ class Lookup:
 
 
 class _Series:
-    """The outcomes of one series of rates, in order: by key, and all together where a prior is theirs."""
+    """The sorted outcomes of one series of rates: by key, and all together if the prior is the overall rate."""
 
     def __init__(self, past: Outcomes) -> None:
         self._past = past

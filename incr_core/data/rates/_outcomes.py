@@ -1,7 +1,7 @@
 """Known outcomes, and their sums over a key and an interval of time.
 
-Sums are exact: outcomes are held in fixed point, as integers of 2**-32, so a sum does not depend on where the summing
-began, and a stream that resumes in the middle computes the same features, bit for bit, as one that was not interrupted.
+Sums are exact: outcomes are stored in fixed point, as integers of 2**-32, so a sum does not depend on where summation
+began. A stream that resumes in the middle computes the same features, bit for bit, as one without interruption.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["FIELDS", "Index", "Outcomes", "summed"]
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 ALWAYS = np.iinfo(np.int64).min
-"""Known before every time."""
+"""Earlier than every time."""
 
 FIELDS = ("key", "known", "whole", "part", "count")
 """The columns of outcomes, in order."""
@@ -26,13 +26,14 @@ FIELDS = ("key", "known", "whole", "part", "count")
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
-    """Known outcomes: their keys, when they became known, their sums as whole and 2**-32 parts, and counts.
+    """Known outcomes: keys, times, sums as integers and 2**-32 parts, and counts.
 
-    >>> past = Outcomes.of(np.array([7, 7, 8]), np.array([1, 2, 3]), np.array([0.5, 1.0, 1.0]))
-    >>> index = past.index()
-    >>> places, present = index.places(np.array([7]))
-    >>> summed([index.sums(index.before(places, None), index.before(places, np.array([2])), present)])  # before 2
-    (array([0.5]), array([1]))
+    Example:
+        >>> past = Outcomes.of(np.array([7, 7, 8]), np.array([1, 2, 3]), np.array([0.5, 1.0, 1.0]))
+        >>> index = past.index()
+        >>> places, present = index.places(np.array([7]))
+        >>> summed([index.sums(index.before(places, None), index.before(places, np.array([2])), present)])  # before 2
+        (array([0.5]), array([1]))
     """
 
     key: Ints
@@ -43,7 +44,7 @@ class Outcomes:
 
     @classmethod
     def of(cls, keys: Ints, known: Ints, outcomes: np.ndarray[Any, Any]) -> Outcomes:
-        """Those of some rows, (B,) each, without NaN and without those that will never be known."""
+        """Return the outcomes of some rows, (B,) each, without NaN and without those that will never be known."""
         valid = np.isfinite(outcomes) & (known < NEVER)
         outcomes = outcomes[valid].astype(np.float64)
         whole = np.floor(outcomes)
@@ -52,17 +53,17 @@ class Outcomes:
         return cls(keys[valid], known[valid], whole.astype(np.int64), part.astype(np.int64), ones)
 
     def where(self, mask: np.ndarray[Any, np.dtype[np.bool_]]) -> Outcomes:
-        """Those that the mask selects."""
+        """Return the outcomes that the mask selects."""
         if mask.all():
             return self
         return Outcomes(*(getattr(self, name)[mask] for name in FIELDS))
 
     def plus(self, other: Outcomes) -> Outcomes:
-        """These and others."""
+        """Return the union with other outcomes."""
         return Outcomes(*(np.concatenate([getattr(self, name), getattr(other, name)]) for name in FIELDS))
 
     def folded(self, time: int) -> Outcomes:
-        """The same, with all that was known before `time` added up to one entry for each key."""
+        """Return the outcomes with all that were known before `time` summed to one entry per key."""
         old = self.known < time
         keys, inverse = np.unique(self.key[old], return_inverse=True)
         sums = []
@@ -73,12 +74,13 @@ class Outcomes:
         return Outcomes(keys, np.full(len(keys), ALWAYS), *sums).plus(self.where(~old))
 
     def index(self) -> Index:
-        """The outcomes in an order in which a sum over a key and an interval of time takes two searches."""
+        """Sort the outcomes so that a sum over a key and an interval of time takes two binary searches."""
         order = np.lexsort((self.known, self.key))
         key = self.key[order]
         first = np.ones(len(key), dtype=bool)
         first[1:] = key[1:] != key[:-1]
-        # Times are replaced by how many entries are known before them, so that (key, time) fits one integer.
+        # Invariant: `position` is ascending and equals (key rank) * (number of times + 1) + (number of entries known
+        # earlier), so that (key, time) is one integer.
         times = np.sort(self.known)
         position = (np.cumsum(first) - 1) * (len(times) + 1) + np.searchsorted(times, self.known[order])
 
@@ -100,7 +102,7 @@ class Index:
     count: Ints
 
     def places(self, keys: Ints) -> tuple[Ints, np.ndarray[Any, np.dtype[np.bool_]]]:
-        """Where each key begins among the positions, and whether it is there at all."""
+        """Return where each key begins among the positions, and whether it occurs."""
         found = np.searchsorted(self.distinct, keys)
         present = np.zeros(len(keys), dtype=bool)
         inside = found < len(self.distinct)
@@ -108,12 +110,12 @@ class Index:
         return found * (len(self.times) + 1), present
 
     def before(self, places: Ints, moments: Ints | None) -> Ints:
-        """How many entries come before each key's moment (None: before its first)."""
+        """Return how many entries precede each key's moment (None: the first entry of the key)."""
         rank: Any = 0 if moments is None else np.searchsorted(self.times, moments)
         return np.asarray(np.searchsorted(self.position, places + rank))
 
     def sums(self, low: Ints, high: Ints, present: Any) -> tuple[Any, Any, Any]:
-        """Whole and part of the sums of the entries from `low` up to `high`, and how many they are; int64."""
+        """Return integer and fractional parts of the sums of entries `low` to `high`, and their count; int64."""
 
         def total(running: Ints) -> Ints:
             return np.where(present, running[high] - running[low], 0)
@@ -122,10 +124,11 @@ class Index:
 
 
 def summed(several: Sequence[tuple[Any, Any, Any]]) -> tuple[Any, Any]:
-    """Sum and count, float64 and int64, of entries whose `sums` are known of several indices.
+    """Return sum and count, float64 and int64, of entries whose `sums` come from several indices.
 
-    >>> summed([(1, 2**31, 1), (2, 2**31, 3)])
-    (4.0, 4)
+    Example:
+        >>> summed([(1, 2**31, 1), (2, 2**31, 3)])
+        (4.0, 4)
     """
     whole, part, count = several[0]
     for one in several[1:]:

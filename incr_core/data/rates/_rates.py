@@ -1,12 +1,12 @@
-"""Rates: features made of labels already known, such as the share of late flights of this carrier in the last hours.
+"""Rates: features from known labels, such as the share of late flights of this carrier in the last hours.
 
 For a row predicted at time p, over the rows with the same key whose outcome became known in [p - window, p):
 
     rate = (sum of outcomes + weight * prior) / (count + weight)        and        log(1 + count)
 
-The interval is open at p: what becomes known at the very moment of a prediction does not enter it. The outcome is the
-label, a column that is known when the label is, or one whose time another column gives: a flight's delay at departure
-is known hours before its delay at arrival.
+The interval is open at p: an outcome that becomes known at the moment of a prediction is excluded. The outcome is the
+label, another column known with the label, or a column whose time is given by a further column: a flight's delay at
+departure is known hours before its delay at arrival.
 """
 
 from __future__ import annotations
@@ -32,16 +32,17 @@ class Rate:
     """The rate of an outcome among the rows that share the `by` columns, over the last `window`.
 
     Args:
-        by: key columns, none for one overall rate. A null is a key like any other.
-        window: seconds or a duration such as "6h", or None for all of the past.
-        prior: the rate to expect of a key without rows; None takes the overall rate over the same window (0 before
-            any).
-        weight: how many rows the prior counts as.
-        outcome: a numeric column; None for the label itself.
-        known_at: the column that says when the outcome is known; None for when the label is. It needs an outcome.
+        by: Key columns; empty for one overall rate. A null is a key like any other.
+        window: Seconds, or a duration such as "6h"; None for all of the past.
+        prior: Expected rate of a key without rows; None takes the overall rate over the same window (0 before any).
+        weight: Number of rows that the prior counts as.
+        outcome: A numeric column; None for the label itself.
+        known_at: Column with the time when the outcome is known; None if it is known with the label. It requires an
+            outcome.
 
-    >>> Rate(["carrier"], "6h").names
-    ['rate of label by carrier in 6h', 'count by carrier in 6h']
+    Example:
+        >>> Rate(["carrier"], "6h").names
+        ['rate of label by carrier in 6h', 'count by carrier in 6h']
     """
 
     by: Sequence[str]
@@ -69,14 +70,14 @@ class Rate:
 
     @property
     def names(self) -> list[str]:
-        """What the two features are called."""
+        """Names of the two features."""
         key = f" by {', '.join(self.by)}" if self.by else ""
         window = "" if self.window_us is None else f" in {self.window_us / SECOND / 3600:g}h"
         return [f"rate of {self.outcome or 'label'}{key}{window}", f"count{key}{window}"]
 
     @property
     def columns(self) -> list[str]:
-        """The columns this rate reads, besides the label."""
+        """Columns that this rate reads, besides the label."""
         return [*self.by, *(name for name in (self.outcome, self.known_at) if name)]
 
     @property
@@ -85,29 +86,31 @@ class Rate:
         return None if self.window is None else round(float(self.window) * SECOND)
 
     def keys(self, table: pa.Table, count: int) -> Ints:
-        """One number for each of the table's `count` rows, equal where the key columns are, (B,) int64."""
+        """Return one number for each of the table's `count` rows, equal if the key columns are, (B,) int64."""
         columns = (hashes(table[name]) for name, hashes in zip(self.by, self._hashes, strict=True))
         return combined(columns, count).view(np.int64)
 
 
 def combined(columns: Iterable[Any], count: int) -> np.ndarray[Any, np.dtype[np.uint64]]:
-    """One number for each of `count` rows from the hashes (B,) of their key columns, in order.
+    """Return one number for each of `count` rows from the hashes (B,) of their key columns, in order.
 
-    >>> combined([np.array([1], dtype=np.uint64)], 1)
-    array([1], dtype=uint64)
+    Example:
+        >>> combined([np.array([1], dtype=np.uint64)], 1)
+        array([1], dtype=uint64)
     """
     keys = np.zeros(count, dtype=np.uint64)
     for hashes in columns:
-        # Multiply by an odd constant before adding, or (a, b) and (b, a) would be one key.
+        # Multiplication by an odd constant distinguishes (a, b) from (b, a).
         keys = keys * np.uint64(0x9E3779B97F4A7C15) + hashes
     return keys
 
 
 def series(rates: Sequence[Rate]) -> list[list[int]]:
-    """The rates that share their outcomes, as lists of their numbers: those of the same outcome by the same keys.
+    """Return the numbers of rates that share their outcomes: those of the same outcome by the same keys.
 
-    >>> series([Rate(["origin"], "1h"), Rate([], "1h"), Rate(["origin"], "6h")])
-    [[0, 2], [1]]
+    Example:
+        >>> series([Rate(["origin"], "1h"), Rate([], "1h"), Rate(["origin"], "6h")])
+        [[0, 2], [1]]
     """
     found: dict[Any, list[int]] = {}
     for index, rate in enumerate(rates):
@@ -117,8 +120,12 @@ def series(rates: Sequence[Rate]) -> list[list[int]]:
 
 @dataclass(frozen=True, slots=True)
 class Questions:
-    """What rates need of B rows, for each of S series of rates with the same keys and outcome: the keys (S, B) int64,
-    the rows' own outcomes (S, B) float64, NaN where there is none, and the microseconds (S, B) when they are known.
+    """The data of B rows that rates need, for each of S series of rates with the same keys and outcome.
+
+    Attributes:
+        keys: The keys, (S, B) int64.
+        outcomes: The rows' outcomes, (S, B) float64, NaN if there is none.
+        known: The times when they are known, (S, B), microseconds.
     """
 
     keys: Ints
@@ -127,10 +134,11 @@ class Questions:
 
     @classmethod
     def of(cls, rates: Sequence[Rate], table: pa.Table) -> Questions:
-        """Of rows whose outcomes are not known: only their keys are read.
+        """Return the data of rows with unknown outcomes: only their keys are read.
 
-        >>> Questions.of([Rate([], "1h", outcome="delay")], pa.table({"x": [1]})).outcomes
-        array([[nan]])
+        Example:
+            >>> Questions.of([Rate([], "1h", outcome="delay")], pa.table({"x": [1]})).outcomes
+            array([[nan]])
         """
         keys = np.array([rates[members[0]].keys(table, len(table)) for members in series(rates)], dtype=np.int64)
         keys = keys.reshape(len(series(rates)), len(table))
@@ -140,16 +148,22 @@ class Questions:
     def answered(
         cls, rates: Sequence[Rate], table: pa.Table, labels: np.ndarray[Any, Any], known: Ints, times: Ints
     ) -> Questions:
-        """Of rows with labels (B,), known at `known` (B,) microseconds, that arrived at `times` (B,).
+        """Return the data of rows with labels. No outcome is known before its row arrives.
 
-        No outcome is known before its row arrives.
+        Args:
+            rates: The rates.
+            table: The rows.
+            labels: Labels, (B,).
+            known: Times when the labels are known, (B,), microseconds.
+            times: Times when the rows arrive, (B,).
 
-        >>> hour = np.array([3600 * SECOND])
-        >>> table = pa.table({"delay": [9.0], "left": [7200]})
-        >>> rates = [Rate([], "1h"), Rate([], "1h", outcome="delay", known_at="left")]
-        >>> Questions.answered(rates, table, np.array([1.0]), 9 * hour, hour).known // hour
-        array([[9],
-               [2]])
+        Example:
+            >>> hour = np.array([3600 * SECOND])
+            >>> table = pa.table({"delay": [9.0], "left": [7200]})
+            >>> rates = [Rate([], "1h"), Rate([], "1h", outcome="delay", known_at="left")]
+            >>> Questions.answered(rates, table, np.array([1.0]), 9 * hour, hour).known // hour
+            array([[9],
+                   [2]])
         """
         questions = cls.of(rates, table)
         for index, members in enumerate(series(rates)):
@@ -169,7 +183,7 @@ class Questions:
 
     @classmethod
     def joined(cls, chunks: Sequence[Questions]) -> Questions:
-        """Those of all rows of some chunks, in order."""
+        """Concatenate the data of some chunks, in order."""
         return cls(
             np.concatenate([chunk.keys for chunk in chunks], axis=1),
             np.concatenate([chunk.outcomes for chunk in chunks], axis=1),
@@ -177,11 +191,13 @@ class Questions:
         )
 
     def without(self, spans: Sequence[Sequence[int]]) -> Questions:
-        """The same, but what becomes known within these spans, [start, stop) in microseconds, is never known.
+        """Return the data with outcomes that become known within these spans, [start, stop) in microseconds, never
+        known.
 
-        >>> one = Questions(np.zeros((1, 3)), np.ones((1, 3)), np.array([[1, 2, 3]]))
-        >>> one.without([[2, 3]]).known == NEVER
-        array([[False,  True, False]])
+        Example:
+            >>> one = Questions(np.zeros((1, 3)), np.ones((1, 3)), np.array([[1, 2, 3]]))
+            >>> one.without([[2, 3]]).known == NEVER
+            array([[False,  True, False]])
         """
         known = self.known
         for start, stop in spans:
@@ -189,12 +205,12 @@ class Questions:
         return Questions(self.keys, self.outcomes, known)
 
     def take(self, index: Any) -> Questions:
-        """Those of the rows at `index`, numbers or a mask."""
+        """Return the data of the rows at `index`, numbers or a mask."""
         return Questions(self.keys[:, index], self.outcomes[:, index], self.known[:, index])
 
 
 def _column(table: pa.Table, name: str) -> np.ndarray[Any, Any]:
-    """An outcome column as floats, NaN where it is null."""
+    """Return an outcome column as floats, with NaN for null."""
     column = table[name]
     kind = column.type
     if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):

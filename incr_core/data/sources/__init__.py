@@ -1,4 +1,4 @@
-"""Where rows are: files of four formats, or tables that a Python function gives."""
+"""Sources of rows: files of four formats, or tables from a Python function."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a table's metadata says of its columns besides their types: pandas' index, categories, extension types."""
+"""Declarations in a table's metadata besides column types: pandas' index, categories, extension types."""
 
 from __future__ import annotations
 
@@ -13,32 +13,38 @@ import pyarrow.compute as pc
 __all__ = ["index_columns", "is_opaque", "plain", "with_categories"]
 
 _UNNAMED_INDEX = r"__index_level_\d+__|Unnamed: 0(\.\d+)?|"
-"""How pandas names an unnamed index: in Parquet, when it reads its own CSV again, and ("") in CSV."""
+"""Names of an unnamed pandas index: in Parquet, in CSV that pandas has read again, and ("") in CSV."""
 
 _OPAQUE = ("pandas.period", "pandas.interval")
-"""Extension types that pandas registers: what is read must not depend on whether pandas was imported."""
+"""Extension types that pandas registers; reading must not depend on whether pandas is imported."""
 
 
 def index_columns(schema: pa.Schema) -> set[str]:
-    """The columns that pandas wrote as a frame's index, named or not: they number or name rows.
+    """Return the columns that pandas wrote as a frame's index, named or not: they number or name rows.
 
-    A RangeIndex is not a column; in files without pandas' metadata, an unnamed index is recognised by its name.
+    A RangeIndex is not a column. In files without pandas' metadata, an unnamed index is recognised by its name.
 
-    >>> sorted(index_columns(pa.schema([("x", pa.float64()), ("__index_level_0__", pa.int64()), ("", pa.int64())])))
-    ['', '__index_level_0__']
+    Example:
+        >>> sorted(index_columns(pa.schema([("x", pa.float64()), ("__index_level_0__", pa.int64()), ("", pa.int64())])))
+        ['', '__index_level_0__']
     """
     named = {name for name in _pandas(schema, "index_columns") if isinstance(name, str)}
     return {name for name in schema.names if name in named or re.fullmatch(_UNNAMED_INDEX, name)}
 
 
 def with_categories(table: pa.Table, written: dict[bytes, bytes] | None = None) -> pa.Table:
-    """The table, with the columns that were written as categories as dictionaries.
+    """Return the table with the columns that were written as categories as dictionaries.
 
-    Parquet keeps dictionaries of text only, and the values of others. Which columns were dictionaries is in the
-    metadata that Arrow and pandas add. written: the metadata of a Parquet file, which holds the schema as written.
+    Parquet preserves dictionaries of text only, and stores the values of others. The metadata by Arrow and pandas
+    records which columns were dictionaries.
 
-    >>> with_categories(pa.table({"x": [1, 2]})).schema.field("x").type
-    DataType(int64)
+    Args:
+        table: The table.
+        written: Metadata of a Parquet file, which contains the schema as written.
+
+    Example:
+        >>> with_categories(pa.table({"x": [1, 2]})).schema.field("x").type
+        DataType(int64)
     """
     columns = [column for column in _pandas(table.schema, "columns") if isinstance(column, dict)]
     declared = {column.get("field_name") for column in columns if column.get("pandas_type") == "categorical"}
@@ -52,10 +58,11 @@ def with_categories(table: pa.Table, written: dict[bytes, bytes] | None = None) 
 
 
 def plain(table: pa.Table) -> pa.Table:
-    """The table without extension types, views and runs: the same values in types that all of Arrow handles.
+    """Convert extension types, views and run-length encoding to types that all of Arrow supports.
 
-    >>> plain(pa.table({"x": pa.array(["a"], pa.string_view())})).schema.field("x").type
-    DataType(large_string)
+    Example:
+        >>> plain(pa.table({"x": pa.array(["a"], pa.string_view())})).schema.field("x").type
+        DataType(large_string)
     """
     for place, field in enumerate(table.schema):
         column = table.column(place)
@@ -75,30 +82,31 @@ def plain(table: pa.Table) -> pa.Table:
 
 
 def _without_views(kind: pa.DataType) -> pa.DataType | None:
-    """The type without views for the same text, which all of Arrow handles; None where this one is not a view."""
+    """Return the equivalent type without views, which all of Arrow supports; None if this one is not a view."""
     if pa.types.is_string_view(kind):
         return pa.large_string()
     return pa.large_binary() if pa.types.is_binary_view(kind) else None
 
 
 def is_opaque(field: pa.Field) -> bool:
-    """Whether a column's numbers stand for something else: pandas' periods are months or days since 1970.
+    """Whether a column's numbers represent something else: pandas' periods are months or days since 1970.
 
-    >>> is_opaque(pa.field("x", pa.int64(), metadata={"ARROW:extension:name": "pandas.period"}))
-    True
+    Example:
+        >>> is_opaque(pa.field("x", pa.int64(), metadata={"ARROW:extension:name": "pandas.period"}))
+        True
     """
     return (field.metadata or {}).get(b"ARROW:extension:name", b"").decode() in _OPAQUE
 
 
 def _metadata(field: pa.Field) -> Any:
-    """The metadata of a column that loses its extension type, as of a file read where the type is not registered."""
+    """Return the metadata of a column that loses its extension type, as if the type were not registered."""
     if not isinstance(field.type, pa.BaseExtensionType):
         return field.metadata
     return {**(field.metadata or {}), b"ARROW:extension:name": field.type.extension_name.encode()}
 
 
 def _pandas(schema: pa.Schema, key: str) -> list[Any]:
-    """A list in pandas' metadata of the table; an empty one where there is none, or it is broken."""
+    """Return a list in pandas' metadata of the table; empty if it is missing or invalid."""
     try:
         found = json.loads((schema.metadata or {}).get(b"pandas", b"{}"))
     except ValueError:

@@ -1,8 +1,8 @@
-"""A source of files: which are there, what each was when it was first read, and what was appended to it since.
+"""A source of files: the existing files, their fingerprints when first read, and rows appended since.
 
-Files are numbered by the natural order of their paths ("day-2" before "day-10"), those found later after them. Rows
-appended to a file of a format that has no end (CSV, JSON lines) are a fragment by themselves, with row ids that
-continue the file's.
+Files are numbered by the natural order of their paths ("day-2" before "day-10"); files found later follow. Rows
+appended to a file of a format without an end (CSV, JSON lines) are a separate fragment, with row ids that continue the
+file's.
 """
 
 from __future__ import annotations
@@ -34,19 +34,25 @@ from incr_core.errors import StreamError
 __all__ = ["FileSource"]
 
 FIRST_APPENDED = 1 << 22
-"""The numbers of appended rows begin after those of files."""
+"""First number of appended rows, above those of files."""
 
 
 class FileSource(Source):
-    """Fragments are files, or rows appended to them; only the columns asked for are read.
+    """Fragments are files, or rows appended to them; only the requested columns are read.
 
-    paths: the files by name. tolerant: looking at the data (`head`) passes over files that cannot be read. settle:
-    files written to within so many seconds (`is_young`), and not known from an earlier run, are left for later. reads:
-    what other readers of the same stream have decoded. called: column -> what it is called in the files, if otherwise.
+    Args:
+        paths: The files by name.
+        format: Their format; None uses their names.
+        tolerant: Whether `head` skips unreadable files.
+        settle: Files written within this many seconds (`is_young`) wait, unless an earlier run knows them.
+        local: Meaning of times without a zone.
+        reads: Tables decoded by other readers of the same stream.
+        called: Names of columns in the files, if they differ.
 
-    >>> from pathlib import Path
-    >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
-    ['a.csv']
+    Example:
+        >>> from pathlib import Path
+        >>> FileSource({"a.csv": Path("data/a.csv")}, "csv").names
+        ['a.csv']
     """
 
     def __init__(
@@ -70,33 +76,33 @@ class FileSource(Source):
         }
         self.names = [name for name in paths if name not in self.young]
 
-    # -- what is there
+    # -- existing files
 
     def format_of(self, name: str) -> str | None:
-        """The format of one of its files."""
+        """Return the format of one of its files."""
         return self._format or format_of(name)
 
     @property
     def is_csv(self) -> bool:
-        """Whether the file that `head` begins with is CSV, whose types are a guess."""
+        """Whether the first file is CSV, whose types are inferred."""
         return (self._format or next((format_of(path) for path in self.paths.values()), None)) == "csv"
 
     @property
     def numbers(self) -> list[int]:
-        """The numbers of its fragments: files, then what was appended."""
+        """Numbers of its fragments: files, then appended rows."""
         return [*range(len(self.names)), *range(FIRST_APPENDED, FIRST_APPENDED + len(self.appended))]
 
     def name_of(self, number: int) -> str:
-        """The name of the file that a fragment is, or was appended to."""
+        """Return the name of a fragment's file, or of the file to which it was appended."""
         return self.names[number if number < FIRST_APPENDED else self.appended[number - FIRST_APPENDED].file]
 
     def gone(self) -> frozenset[int]:
-        """The numbers of files that are not there any more."""
+        """Return the numbers of files that no longer exist."""
         there = {name for name, path in self.paths.items() if path.exists()}
         return frozenset(number for number in self.numbers if self.name_of(number) not in there)
 
     def head(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some rows of the first file that has any, to look at."""
+        """Return some rows of the first non-empty file, for inspection."""
         table = pa.table({})
         for table in self.heads(columns):
             if len(table):
@@ -104,10 +110,15 @@ class FileSource(Source):
         return table
 
     def heads(self, columns: Sequence[str] | None = None, *, typed: bool = False) -> Iterator[pa.Table]:
-        """Some rows of each file, to look at. StreamError where none can be read.
+        """Yield some rows of each file, for inspection.
 
-        typed: of Parquet files, leave out columns that a file lacks or has without a type, which costs no reading; of
-        others, which tell only when they are read, all columns come.
+        Args:
+            columns: The columns; None for all.
+            typed: For Parquet files, skip columns that a file lacks or that have no type, without reading rows. For
+                other formats all columns are returned.
+
+        Raises:
+            StreamError: No file can be read.
         """
         fault: StreamError | None = None
         read = False
@@ -136,7 +147,7 @@ class FileSource(Source):
     # -- what columns are called
 
     def _own(self, columns: Sequence[str]) -> list[str]:
-        """The names that these columns have in the files."""
+        """Return the names of these columns in the files."""
         return [self._called.get(name, name) for name in columns]
 
     def _renamed(self, table: pa.Table) -> pa.Table:
@@ -145,7 +156,7 @@ class FileSource(Source):
         return table.rename_columns([self._names.get(own, own) for own in table.column_names])
 
     def _as_told(self, table: pa.Table) -> pa.Table:
-        """A table that was read, with the names that were asked for, and times in their zone."""
+        """Return a table with the requested names, and with times in their zone."""
         table = self._renamed(table)
         return table if self.local is None else self.local.in_zone(table)
 
@@ -158,7 +169,7 @@ class FileSource(Source):
         appended: Sequence[Sequence[int]] = (),
         rejected: Mapping[str, tuple[str, int]] | None = None,
     ) -> list[int]:
-        """Give the files of an earlier run the numbers they had, and number what is new; see `Source.resume`."""
+        """Number the files of an earlier run as before, and the new ones after them; see `Source.resume`."""
         known = set(names)
         self.names = [*names, *(name for name in self.names if name not in known and not self.closed)]
         self.fingerprints = dict(fingerprints)
@@ -175,7 +186,7 @@ class FileSource(Source):
         return [*late, *range(len(names), len(self.names))]
 
     def _has_grown(self, name: str, path: File, names: Sequence[str], rejected: Mapping[str, tuple[str, int]]) -> bool:
-        """Whether rows were appended to a file that have not been tried before."""
+        """Whether rows were appended to a file that were not tried before."""
         now = file_fingerprint(path)
         tried = {
             rejected[str(number)][0]
@@ -185,7 +196,7 @@ class FileSource(Source):
         return now != self.fingerprints[name] and now not in tried
 
     def _append(self, number: int, path: File) -> int:
-        """Number what was appended to a file since it was last read."""
+        """Number the rows appended to a file since it was last read."""
         name = self.names[number]
         size = size_in(self.fingerprints[name])
         row, byte = 0, 0
@@ -198,7 +209,7 @@ class FileSource(Source):
         return FIRST_APPENDED + len(self.appended) - 1
 
     def fingerprint(self, name: str) -> str | None:
-        """The fingerprint of a file as it is now: None where it is gone, "" where it cannot be opened."""
+        """Return the current fingerprint of a file: None if it does not exist, "" if it cannot be opened."""
         path = self.paths.get(name)
         try:
             return file_fingerprint(path) if path is not None and path.exists() else None
@@ -206,7 +217,7 @@ class FileSource(Source):
             return ""
 
     def drop_fingerprint(self, number: int) -> None:
-        """Take back that a fragment was read; of appended rows, the file before them still was."""
+        """Mark a fragment as unread; if it consists of appended rows, the file before them stays read."""
         name = self.name_of(number)
         known = self.fingerprints.pop(name, None)
         if known is not None and number >= FIRST_APPENDED:
@@ -214,7 +225,7 @@ class FileSource(Source):
             self.fingerprints[name] = file_fingerprint(self.paths[name], before)
 
     def changed(self, fingerprints: Mapping[str, str]) -> dict[str, str]:
-        """The files that neither have these fingerprints nor only grew since, and the fingerprints they have now."""
+        """Return the files that neither have these fingerprints nor only grew, with their current fingerprints."""
         there = {name: self.fingerprint(name) for name in fingerprints}
         return {
             name: now
@@ -223,7 +234,7 @@ class FileSource(Source):
         }
 
     def _check(self, name: str, path: File) -> None:
-        """Remember the fingerprint of a file that is read for the first time; StreamError if it has changed since."""
+        """Store the fingerprint of a file at its first reading; raise a StreamError if it has changed since."""
         try:
             now = file_fingerprint(path)
         except OSError as error:
@@ -256,7 +267,7 @@ class FileSource(Source):
         leap: int | None = None,
         on_bad_file: Callable[[Fragment, int, Exception], None] | None = None,
     ) -> Iterator[Fragment]:
-        """The fragments, all of them listed before the first is read; see `Source.fragments`."""
+        """Yield the fragments, which are all listed before the first is read; see `Source.fragments`."""
         fragments = [self._fragment(number) for number in self.numbers if number not in skip]
         late = {number: place for place, number in enumerate(floors or ())}
         fragments.sort(key=lambda fragment: (late.get(fragment.number, -1), fragment.number))

@@ -1,4 +1,4 @@
-"""Fingerprints: cheap hashes that detect rewritten files and changed tables, as SIZE:HASH."""
+"""Fingerprints: fast hashes that detect rewritten files and changed tables, as SIZE:HASH."""
 
 from __future__ import annotations
 
@@ -11,25 +11,28 @@ from incr_core.data.sources._remote_file import File, RemoteFile
 __all__ = ["change_between", "file_fingerprint", "size_in"]
 
 SLICES = 16
-"""Slices of a file that are hashed: spread evenly, with the first bytes and the last (a Parquet file's footer)."""
+"""Number of file slices that are hashed, evenly spaced, including the first and the last bytes (a Parquet file's
+footer).
+"""
 
 SLICE = 4096
-"""Bytes of a slice."""
+"""Bytes per slice."""
 
 
 def file_fingerprint(path: File, size: int | None = None) -> str:
-    """The bytes of a file and a hash of slices of it: SIZE:HASH. Up to 64 KiB, that is all of it.
+    """Return the size of a file and a hash of slices of it: SIZE:HASH. Up to 64 KiB the whole file is hashed.
 
-    A modification time would be cheaper yet, but copies and checkouts give new ones to files that are the same. Of an
-    object in a store that holds no rows which others may follow, it is the size and the store's own tag.
+    A modification time would be faster, but copies and checkouts change it for identical files. For an object in a
+    store whose format cannot grow, the fingerprint is the size and the store's own tag.
 
     Args:
-        path: the file.
-        size: as if the file ended after so many bytes.
+        path: The file.
+        size: Treat the file as if it ended after this many bytes.
 
-    >>> from pathlib import Path
-    >>> file_fingerprint(Path("/dev/null"))
-    '0:e4a6a0577479b2b4'
+    Example:
+        >>> from pathlib import Path
+        >>> file_fingerprint(Path("/dev/null"))
+        '0:e4a6a0577479b2b4'
     """
     if isinstance(path, RemoteFile):
         whole = path.stat().st_size
@@ -48,26 +51,28 @@ def file_fingerprint(path: File, size: int | None = None) -> str:
 
 
 def _ranges(size: int) -> list[tuple[int, int]]:
-    """The bytes [start, stop) that are hashed."""
+    """Return the byte ranges [start, stop) that are hashed."""
     if size <= SLICES * SLICE:
         return [(0, size)]
     return [(start, start + SLICE) for start in np.linspace(0, size - SLICE, SLICES).astype(int).tolist()]
 
 
 def size_in(fingerprint: str) -> int:
-    """The bytes of the file, or rows of the table, with this fingerprint.
+    """Return the bytes of the file, or rows of the table, with this fingerprint.
 
-    >>> size_in("12:e4a6a0577479b2b4")
-    12
+    Example:
+        >>> size_in("12:e4a6a0577479b2b4")
+        12
     """
     return int(fingerprint.partition(":")[0])
 
 
 def change_between(before: str, now: str, unit: str) -> str:
-    """How a file or a table with one fingerprint differs from what it was, in words for errors.
+    """Describe the difference between two fingerprints of a file or a table, for error messages.
 
-    >>> change_between("1200:e4a6a0577479b2b4", "1300:0a57747e4a69b2b4", "bytes")
-    '1,200 bytes then, 1,300 now'
+    Example:
+        >>> change_between("1200:e4a6a0577479b2b4", "1300:0a57747e4a69b2b4", "bytes")
+        '1,200 bytes then, 1,300 now'
     """
     old, new = size_in(before), size_in(now)
     return f"{old:,} {unit} then, {new:,} now" if old != new else f"{new:,} {unit} as then, but others"

@@ -1,4 +1,4 @@
-"""Files of rows: their formats, and how each is read: whole, in chunks, or only some rows."""
+"""File formats, and reading of files: whole, in chunks, or selected rows."""
 
 from __future__ import annotations
 
@@ -45,20 +45,20 @@ FORMATS = {
     "csv": (".csv", ".csv.gz"),
     "jsonl": (".jsonl", ".ndjson", ".jsonl.gz"),
 }
-"""Known formats and the endings of their files."""
+"""Known formats and their file name endings."""
 
 HEAD = 1000
-"""How many rows are looked at where only types matter."""
+"""Number of rows to inspect if only types matter."""
 
 CHUNK = 65_536
-"""Rows of a Parquet file decoded at a time: the next chunk is decoded while one is encoded."""
+"""Rows of a Parquet file decoded at a time; the next chunk is decoded while one is encoded."""
 
 BUFFER = 1 << 18
-"""Bytes of a column read from a file at a time: otherwise the first rows wait for all of their row group."""
+"""Bytes of a column read from a file at a time; otherwise the first rows would wait for their whole row group."""
 
 
 def read_table(path: File, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
-    """Read the `columns` of one file (all of them if None); `place` names the file in errors."""
+    """Read the `columns` of one file (all if None); `place` names the file in errors."""
     return pa.concat_tables(read_chunks(path, columns, format, place))
 
 
@@ -70,10 +70,15 @@ def read_chunks(
     in_bytes: tuple[int, int] | None = None,
     part: int | None = None,
 ) -> Iterator[pa.Table]:
-    """As `read_table`, some rows at a time where the format allows it; always one table at least.
+    """Read as `read_table`, in chunks of rows if the format allows it; yields at least one table.
 
-    in_bytes: of CSV or JSON lines, read only the rows in these bytes [start, stop) of the file.
-    part: read only this one of its `parts_of`.
+    Args:
+        path: The file.
+        columns: The columns; None for all.
+        format: Its format; None uses its name.
+        place: Names the file in errors.
+        in_bytes: For CSV or JSON lines, read only the rows in these bytes [start, stop) of the file.
+        part: Read only this one of its `parts_of`.
     """
     kind = format or format_of(path, strict=True) or ""
     try:
@@ -106,9 +111,10 @@ def kind_of(path: File, format: str | None) -> str | None:
 
 
 def parts_of(path: File, format: str | None, place: str) -> list[int | None]:
-    """The rows of each part of a file that can be read by itself: of Parquet, runs of row groups of at least a chunk.
+    """Return the rows of each part of a file that can be read separately.
 
-    Other files are one part, whose rows are not known before it is read: [None].
+    For Parquet these are runs of row groups of at least a chunk. Other files are one part, whose number of rows is
+    unknown before reading: [None].
     """
     kind = format or format_of(path, strict=True) or ""
     if kind != "parquet":
@@ -124,7 +130,7 @@ def parts_of(path: File, format: str | None, place: str) -> list[int | None]:
 
 
 def rows_in(path: File, format: str | None, place: str, in_bytes: tuple[int, int]) -> int:
-    """The number of rows in bytes [start, stop) of a file of CSV or JSON lines, which begin at the start of a line."""
+    """Return the number of rows in bytes [start, stop) of a CSV or JSON lines file; `start` begins a line."""
     kind = format or format_of(path, strict=True) or ""
     try:
         if kind != "csv":
@@ -137,7 +143,7 @@ def rows_in(path: File, format: str | None, place: str, in_bytes: tuple[int, int
 
 
 def _read_lines(path: File, in_bytes: tuple[int, int] | None) -> pa.Table:
-    """JSON lines, or some bytes of them; by Python, which is slower, where a column has values of several kinds."""
+    """Read JSON lines, or some bytes of them; in Python, which is slower, if a column has values of several types."""
 
     def opened() -> Any:
         return _stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=False)
@@ -151,12 +157,12 @@ def _read_lines(path: File, in_bytes: tuple[int, int] | None) -> pa.Table:
         with again if isinstance(again, pa.NativeFile) else pa.input_stream(again) as file:
             try:
                 return read_mixed_lines(file.read())
-            except ValueError:  # something else is wrong, too
+            except ValueError:  # there is another fault too
                 raise error from None
 
 
 def _bytes_of(path: File, in_bytes: tuple[int, int], header: bool) -> pa.BufferReader:
-    """Some bytes of a file as a file of its own, after the first line where that names the columns."""
+    """Return some bytes of a file as a separate file, after the header line if there is one."""
     start, stop = in_bytes
     with path.open("rb") as file:
         names = file.readline() if header and start else b""
@@ -171,19 +177,19 @@ def _parquet_chunks(
         schema, metadata = file.schema_arrow, file.metadata
         check_columns(schema.names, columns, place)
         names = list(schema.names if columns is None else columns)
-        # Text stays dictionary-encoded, as the file has it: it is hashed by distinct value anyway.
+        # Text stays dictionary-encoded, as in the file, because it is hashed by distinct value.
         words = [name for name in names if pa.types.is_string(schema.field(name).type)]
         if not words and metadata.num_rows <= CHUNK:
-            yield readable(plain(file.read(columns=names)))  # opening it again would cost more than the rows
+            yield readable(plain(file.read(columns=names)))  # reopening would cost more than reading the rows
             return
     reading = {"read_dictionary": words, "buffer_size": BUFFER, "pre_buffer": False}
     with pq.ParquetFile(_seekable(path), metadata=metadata, **reading) as file:
         if metadata.num_rows <= CHUNK:
             yield readable(plain(file.read(columns=names)))
             return
-        # With two cores, this thread and the one that encodes use both: a pool costs more than it brings.
+        # With two cores, this thread and the encoding thread use both, and a thread pool would cost more than it gains.
         threads = pa.cpu_count() > 2
-        # A dictionary-encoded batch ends with its row group, so read runs of whole row groups.
+        # A dictionary-encoded batch ends with its row group, so runs of whole row groups are read.
         runs = _runs(_row_groups(metadata))
         for run in runs if part is None else [runs[part]]:
             for batch in file.iter_batches(CHUNK, row_groups=run, columns=names, use_threads=threads):
@@ -191,7 +197,7 @@ def _parquet_chunks(
 
 
 def read_rows(path: File, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
-    """The rows at `offsets` (n,) of one file; of Parquet, only the row groups that hold them are read."""
+    """Return the rows at `offsets` (n,) of one file; for Parquet, only their row groups are read."""
     if (format or format_of(path)) != "parquet":
         return read_table(path, columns, format, place).take(pa.array(offsets))
     try:
@@ -201,7 +207,7 @@ def read_rows(path: File, columns: Sequence[str], format: str | None, place: str
             ends = np.cumsum(sizes)
             holders, which = np.unique(np.searchsorted(ends, offsets, side="right"), return_inverse=True)
             kept = np.array(sizes, dtype=np.int64)[holders]
-            # Where each row group begins in what is read, less where it begins in the file.
+            # Start of each row group in the table read, minus its start in the file.
             shift = np.cumsum(kept) - kept - (ends - sizes)[holders]
             table = file.read_row_groups(holders.tolist(), columns=list(columns))
     except (pa.ArrowInvalid, OSError) as error:
@@ -210,12 +216,12 @@ def read_rows(path: File, columns: Sequence[str], format: str | None, place: str
 
 
 def _row_groups(metadata: Any) -> list[int]:
-    """The rows of each row group of a Parquet file."""
+    """Return the number of rows of each row group of a Parquet file."""
     return [metadata.row_group(index).num_rows for index in range(metadata.num_row_groups)]
 
 
 def _runs(rows: Sequence[int]) -> list[list[int]]:
-    """Consecutive row groups of at least a chunk of rows together, but for the last."""
+    """Return runs of consecutive row groups that contain at least a chunk of rows each, except the last."""
     runs, held = list[list[int]](), CHUNK
     for index, count in enumerate(rows):
         if held >= CHUNK:
@@ -227,9 +233,13 @@ def _runs(rows: Sequence[int]) -> list[list[int]]:
 
 
 def parquet_head(path: File, columns: Sequence[str] | None, place: str, typed: bool = False) -> pa.Table:
-    """The first rows of a Parquet file, to look at, in the types they were written in; no others are read.
+    """Return the first rows of a Parquet file, in the types in which they were written; no others are read.
 
-    typed: without the columns that the file lacks, or has without a type.
+    Args:
+        path: The file.
+        columns: The columns; None for all.
+        place: Names the file in errors.
+        typed: Skip columns that the file lacks, or that have no type.
     """
     try:
         with pq.ParquetFile(_seekable(path)) as file:
@@ -250,7 +260,7 @@ def parquet_head(path: File, columns: Sequence[str] | None, place: str, typed: b
 
 
 def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
-    # Arrow quotes what it stumbled over, which may be anything.
+    # Arrow quotes the data that it could not read, which may contain anything.
     reason = shown(error, 200)
     return StreamError(
         f"{place}: expected a whole {kind} file, got one that cannot be read ({reason}); "
@@ -259,12 +269,12 @@ def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
 
 
 def _seekable(path: File) -> Any:
-    """A file as pyarrow reads it from any place in it: one on disk by its name."""
+    """Return a file for pyarrow's random access: a file on disk by its name."""
     return path.open() if isinstance(path, RemoteFile) else path
 
 
 def _stream(path: File) -> Any:
-    """A file as pyarrow reads it from its begin, unpacked."""
+    """Return a file for pyarrow's sequential access, decompressed."""
     if not isinstance(path, RemoteFile):
         return path
     return pa.input_stream(path.open(), compression="gzip" if path.name.lower().endswith(".gz") else None)
@@ -280,13 +290,14 @@ def _read_ipc(path: File) -> pa.Table:
 
 
 def check_columns(names: Sequence[str], columns: Sequence[str] | None, place: str) -> None:
-    """StreamError unless `names`, those of a table, hold each of the `columns` (None: of their own) just once.
+    """Raise a StreamError unless `names` contains each of the `columns` (None: each name in it) exactly once.
 
-    >>> check_columns(["distance"], ["distanse"], "day.csv")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StreamError: day.csv: expected a column "distanse", got distance; the nearest is "distance";
-    rename it here or in the job
+    Example:
+        >>> check_columns(["distance"], ["distanse"], "day.csv")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StreamError: day.csv: expected a column "distanse", got distance; the nearest is "distance";
+        rename it here or in the job
     """
     counts = Counter(names)
     for column in names if columns is None else columns:
@@ -300,10 +311,11 @@ def check_columns(names: Sequence[str], columns: Sequence[str] | None, place: st
 
 
 def format_of(path: File | str, *, strict: bool = False) -> str | None:
-    """The format by a file's ending; where that is of none, None or, if `strict`, StreamError.
+    """Return the format by a file's ending; otherwise None or, if `strict`, raise a StreamError.
 
-    >>> format_of("day.csv.gz"), format_of("day.txt")
-    ('csv', None)
+    Example:
+        >>> format_of("day.csv.gz"), format_of("day.txt")
+        ('csv', None)
     """
     for kind, endings in FORMATS.items():
         if str(path).lower().endswith(endings):

@@ -1,4 +1,4 @@
-"""A fragment: one file or table of a source, or the rows appended to a file, by its number."""
+"""A numbered fragment of a source: one file or table, or the rows appended to a file."""
 
 from __future__ import annotations
 
@@ -50,20 +50,20 @@ class Fragment:
 
     @property
     def file(self) -> int:
-        """The number that the ids of its rows bear."""
+        """The number used in the ids of its rows."""
         return self.number if self.of is None else self.of
 
     def take(self, columns: Sequence[str], offsets: Offsets) -> pa.Table:
-        """The rows at `offsets` (n,) of its file, in their order."""
+        """Return the rows at `offsets` (n,) of its file, in order."""
         offsets = offsets - self.start
         return self.load(columns).take(pa.array(offsets)) if self.rows is None else self.rows(columns, offsets)
 
     def times(self, time: str, leap: int | None = None) -> tuple[int, int] | None:
-        """Its first and last time in the column `time`, without those that leap ahead; None where no row has one."""
+        """Return its first and last time in the column `time`, without times that leap ahead, or None without times."""
         read: Instants = instants(self.load([time])[time], f"stream.predict_at.{time} in {self.name}")
         times = read.values[read.known & ~leaps(read, leap, None if self.earlier is None else self.earlier.of(time))]
         return (int(times.min()), int(times.max())) if len(times) else None
 
     def load(self, columns: Sequence[str]) -> pa.Table:
-        """All its rows, of some columns."""
+        """Return all its rows, with some columns."""
         return pa.concat_tables(self.chunks(columns))

@@ -1,4 +1,4 @@
-"""What a run has found of its stream's files, and whether there are new rows, now or once files have settled."""
+"""Detection of new files and rows, and waiting for files that are still being written."""
 
 from __future__ import annotations
 
@@ -16,17 +16,18 @@ _log = logging.getLogger("incr")
 
 
 class Listing:
-    """The files of a stream as they were when a run last looked.
+    """The files of a stream at the last check.
 
-    >>> from incr_core.data.sources import open_source
-    >>> import tempfile, pathlib
-    >>> folder = tempfile.TemporaryDirectory(); file = pathlib.Path(folder.name, "a.csv")
-    >>> _ = file.write_text("x\\n1\\n"); listing = Listing()
-    >>> [listing.is_new(open_source(folder.name)) for _ in range(2)]
-    [True, False]
-    >>> _ = file.write_text("x\\n1\\n2\\n"); listing.is_new(open_source(folder.name))
-    True
-    >>> folder.cleanup()
+    Example:
+        >>> from incr_core.data.sources import open_source
+        >>> import tempfile, pathlib
+        >>> folder = tempfile.TemporaryDirectory(); file = pathlib.Path(folder.name, "a.csv")
+        >>> _ = file.write_text("x\\n1\\n"); listing = Listing()
+        >>> [listing.is_new(open_source(folder.name)) for _ in range(2)]
+        [True, False]
+        >>> _ = file.write_text("x\\n1\\n2\\n"); listing.is_new(open_source(folder.name))
+        True
+        >>> folder.cleanup()
     """
 
     def __init__(self) -> None:
@@ -36,7 +37,11 @@ class Listing:
     def is_new(self, source: Source | None, bad: Iterable[tuple[str, str]] = ()) -> bool:
         """Whether a file is new, has grown at its end, or is a bad one that has changed.
 
-        bad: the files that could not be used, and their fingerprints. What is found to be new is known from then on.
+        New files are known from then on.
+
+        Args:
+            source: The source.
+            bad: Unusable files, and their fingerprints.
         """
         if not isinstance(source, FileSource):
             return False
@@ -60,7 +65,7 @@ class Listing:
 
 
 def await_files(source: Source | None, settle: float) -> bool:
-    """Wait until files that are still being written have settled; returns whether there were any."""
+    """Wait until files that are still being written have settled; return whether there were any."""
     if source is None or not source.young:
         return False
     young = source.young

@@ -1,4 +1,4 @@
-"""JSON lines in which a column has values of several kinds: Arrow reads none of them, and a wrong value is one row."""
+"""JSON lines with columns of mixed types, which Arrow cannot read, so that a wrong value affects one row only."""
 
 from __future__ import annotations
 
@@ -13,19 +13,22 @@ MIXED = {b"incr.mixed": b"1"}
 
 
 def is_mixed(field: pa.Field) -> bool:
-    """Whether a column is text only because its values are of several kinds."""
+    """Whether a column is text only because its values have several types."""
     return MIXED.items() <= (field.metadata or {}).items()
 
 
 def read_mixed_lines(content: bytes) -> pa.Table:
-    """JSON lines as a table. ValueError where a line is no JSON object.
+    """Read JSON lines as a table.
 
-    A column of several kinds becomes text, as it would be in CSV: numbers and lists by how JSON writes them. Of one
-    that mostly holds lists, what is none, or not of one kind, becomes an empty list. Such a row is a bad row when it is
-    encoded.
+    A column of several types becomes text, as in CSV: numbers and lists in their JSON notation. In a column that mostly
+    holds lists, other values become an empty list. Such rows are bad rows when they are encoded.
 
-    >>> read_mixed_lines(b'{"x": 1.5, "at": [1]}\\n{"x": "n/a", "at": [2]}\\n{"x": 2, "at": 3}').to_pydict()
-    {'x': ['1.5', 'n/a', '2'], 'at': [[1], [2], []]}
+    Raises:
+        ValueError: A line is not a JSON object.
+
+    Example:
+        >>> read_mixed_lines(b'{"x": 1.5, "at": [1]}\\n{"x": "n/a", "at": [2]}\\n{"x": 2, "at": 3}').to_pydict()
+        {'x': ['1.5', 'n/a', '2'], 'at': [[1], [2], []]}
     """
     rows = [json.loads(line) for line in content.splitlines() if line.strip()]
     if not all(isinstance(row, dict) for row in rows):
@@ -60,5 +63,5 @@ def _of_many(values: list[Any]) -> pa.Array:
 
 
 def _is_usual(value: Any) -> bool:
-    """Whether it is null or a list of numbers."""
+    """Whether the value is null or a list of numbers."""
     return value is None or (isinstance(value, list) and all(one is None or type(one) in (int, float) for one in value))

@@ -1,4 +1,4 @@
-"""What a job's path stands for (a file, a folder, a glob or a Python callable), and which files there are data."""
+"""Resolution of a job's path: a file, a folder, a glob or a Python callable, and the data files in it."""
 
 from __future__ import annotations
 
@@ -37,26 +37,30 @@ def open_source(
     reads: SharedReads | None = None,
     called: Mapping[str, str] | None = None,
 ) -> Source:
-    """Find the fragments of a file, a folder, a glob, each on disk or at an address, "module:factory" or a callable.
+    """Open a file, a folder, a glob (each on disk or at an address), "module:factory" or a callable as a source.
 
     Args:
-        source: where rows are.
-        format: of the files; None: their names tell.
-        tolerant: looking at the data passes over files that cannot be read (`on_bad_file = "quarantine"`).
-        settle: files written to within so many seconds wait (`Source.young`).
-        local: what times without a zone mean.
-        reads: what other readers of the same stream in this process have decoded.
-        called: column -> what it is called in the files, where that is not its name.
+        source: The path or callable.
+        format: Format of the files; None uses their names.
+        tolerant: Whether inspection skips unreadable files (`on_bad_file = "quarantine"`).
+        settle: Files written within this many seconds wait (`Source.young`).
+        local: Meaning of times without a zone.
+        reads: Tables decoded by other readers of the same stream in this process.
+        called: Names of columns in the files, if they differ.
 
-    >>> import fsspec
-    >>> fsspec.filesystem("memory").pipe_file("/days/1.csv", b"x\\n3\\n")
-    >>> open_source("memory://days").head().to_pylist()
-    [{'x': 3}]
-    >>> open_source("nowhere/at/all")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StreamError: stream.path: expected a file, a folder or a glob, got "nowhere/at/all", where nothing
-    is; check the path (relative paths start at ...)
+    Raises:
+        StreamError: There are no data files, or they cannot be listed.
+
+    Example:
+        >>> import fsspec
+        >>> fsspec.filesystem("memory").pipe_file("/days/1.csv", b"x\\n3\\n")
+        >>> open_source("memory://days").head().to_pylist()
+        [{'x': 3}]
+        >>> open_source("nowhere/at/all")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StreamError: stream.path: expected a file, a folder or a glob, got "nowhere/at/all", where
+        nothing is; check the path (relative paths start at ...)
     """
     if format is not None and format not in FORMATS:
         raise ArgumentError(f"stream.format: {unknown('a format', format, FORMATS)}")
@@ -89,7 +93,7 @@ def open_source(
 
 
 def _files_at(address: str, format: str | None) -> dict[str, RemoteFile]:
-    """The data files at an address; a single object is one whatever it is called."""
+    """Return the data files at an address; a single object is one under any name."""
 
     def kind(name: str) -> str | None:
         return format or format_of(name)
@@ -101,7 +105,7 @@ def _files_at(address: str, format: str | None) -> dict[str, RemoteFile]:
 
 
 def _data_files(root: Path, found: Iterable[Path], format: str | None) -> dict[str, Path]:
-    """The data files among `found`, by their name within `root`."""
+    """Return the data files among `found`, by their name within `root`."""
     named = ((path.relative_to(root).as_posix(), path) for path in found)
     return _in_order({name: path for name, path in named if _is_data(name, format) and path.is_file()}, root, format)
 
@@ -116,16 +120,16 @@ F = TypeVar("F")
 
 
 def _in_order(paths: dict[str, F], root: Path | str, format: str | None) -> dict[str, F]:
-    """Files in the natural order of their names; StreamError where there is none, or one that has no name as text."""
+    """Sort files in the natural order of their names; raise a StreamError without files, or for names not in UTF-8."""
     if not paths:
         kinds = ", ".join(FORMATS) if format is None else format
         raise StreamError(f"stream.path: expected files of a known kind ({kinds}) in {root}, got none")
     for name in paths:
-        if any("\ud800" <= letter <= "\udfff" for letter in name):  # how Python keeps bytes that are not UTF-8
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # Python's representation of invalid UTF-8
             raise StreamError(f"stream.path: expected names in UTF-8, got {name} in {root}; rename it or take it out")
     return {name: paths[name] for name in sorted(paths, key=_natural)}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """A sort key that compares the numbers in a name as numbers."""
+    """Return a sort key that compares the numbers in a name as numbers."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name) if part]

@@ -1,4 +1,4 @@
-"""A source that is Python: a callable that gives the stream as tables, one after the other."""
+"""A Python source: a callable that returns the stream as consecutive tables."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ __all__ = ["PythonSource"]
 class PythonSource(Source):
     """Fragments come from a Python callable that returns an iterable of tables, batches or dicts of arrays.
 
-    They must be the same at every call, and come in time order: the iterable may be endless, so nothing looks ahead.
-    With `Tables` this is checked when a run resumes.
+    The tables must be the same at every call, and in time order. The iterable may be endless, so it is not read ahead.
+    With `Tables`, equality is checked when a run resumes.
 
-    >>> [fragment.name for fragment in PythonSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
-    ['part 0', 'part 1']
+    Args:
+        factory: The callable.
+        local: Meaning of times without a zone.
+
+    Example:
+        >>> [fragment.name for fragment in PythonSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
+        ['part 0', 'part 1']
     """
 
     def __init__(self, factory: Callable[[], Iterable[Any]], local: LocalTime | None = None) -> None:
@@ -38,7 +43,7 @@ class PythonSource(Source):
 
     @property
     def finite(self) -> bool:
-        """Whether it is known to have an end."""
+        """Whether the source is known to end."""
         return isinstance(self._factory, Tables) and self._factory.finite
 
     def resume(
@@ -48,18 +53,18 @@ class PythonSource(Source):
         appended: Sequence[Sequence[int]] = (),
         rejected: Mapping[str, tuple[str, int]] | None = None,
     ) -> list[int]:
-        """Keep the names already known; nothing is ever found late here."""
+        """Keep the known names; this source has no late fragments."""
         self.names, self.fingerprints = list(names), dict(fingerprints)
         return []
 
     def head(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some rows of the first table that has any and can be used, to look at."""
+        """Return some rows of the first usable non-empty table, for inspection."""
         fault: StreamError | None = None
         for number, given in enumerate(self._factory()):
             try:
                 table = as_table(given, f"part {number}")
                 check_columns(table.column_names, columns if len(table) else (), f"part {number}")
-            except StreamError as found:  # the stream will say so, or put it into quarantine
+            except StreamError as found:  # the stream will report it, or quarantine the table
                 fault = fault or found
                 continue
             if len(table):
@@ -84,7 +89,7 @@ class PythonSource(Source):
             name = f"part {number}"
             if number == len(self.names):
                 self.names.append(name)
-            if self._is_compared:  # even where bad tables are tolerated: one that has changed is of another stream
+            if self._is_compared:  # even if bad tables are tolerated: a changed table belongs to another stream
                 given = as_table(given, name)
                 self._check(name, given)
             try:
@@ -92,7 +97,7 @@ class PythonSource(Source):
                 fragment = Fragment(number, name, _chunks(table, name, self.local), earlier=earlier)
                 earlier = earlier.and_then(fragment.chunks, len(table))
                 if time is not None:
-                    # A table whose rows have no times stands where the one before it ends.
+                    #                     # A table without times gets the last time of the table before it.
                     fragment.first, fragment.last = fragment.times(time, leap) or (latest, latest)
                     latest = max(latest, fragment.last)
             except StreamError as fault:
@@ -106,7 +111,7 @@ class PythonSource(Source):
                 yield fragment
 
     def drop_fingerprint(self, number: int) -> None:
-        """Keep it: a table must be the same at every call, whether it can be used or not."""
+        """Keep it: a table must be the same at every call, whether it is usable or not."""
 
     def _check(self, name: str, table: pa.Table) -> None:
         now = table_fingerprint(table)

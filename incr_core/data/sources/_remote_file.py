@@ -1,4 +1,4 @@
-"""Files at addresses: what sources ask of a file on disk, asked of an object in a store."""
+"""Files at addresses: the file operations that sources need, on objects in a store."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from incr_core.storage import address_in, file_system, store_errors
 __all__ = ["File", "RemoteFile", "remote_files"]
 
 FRESH = 5.0
-"""So many seconds what a store has told of an object is believed: a file is asked after several times as it is read."""
+"""Seconds for which metadata from a store is cached, because reading a file queries it several times."""
 
 
 class Stat(NamedTuple):
-    """What `Path.stat` tells that sources ask for."""
+    """The fields of `Path.stat` that sources use."""
 
     st_size: int
     st_mtime: float
@@ -28,20 +28,25 @@ class Stat(NamedTuple):
 class RemoteFile:
     """An object in a store, read as a file. It appears whole, so it is never still being written.
 
-    Raises StoreError where the store refuses or does not answer: that is no fault of the file, and puts none in
-    quarantine.
+    Errors of the store are StoreErrors: they are not faults of the file, and quarantine none.
 
-    >>> import fsspec
-    >>> fsspec.filesystem("memory").pipe_file("/doc/a.csv", b"x,y")
-    >>> file = RemoteFile("memory://doc/a.csv")
-    >>> file.name, file.exists(), file.stat().st_size, file.open().read()
-    ('a.csv', True, 3, b'x,y')
-    >>> RemoteFile("memory://doc/b.csv").exists()
-    False
+    Args:
+        address: The address.
+        info: Its metadata from a fresh listing, if available.
+        lines: Whether it has lines, and may grow.
+
+    Example:
+        >>> import fsspec
+        >>> fsspec.filesystem("memory").pipe_file("/doc/a.csv", b"x,y")
+        >>> file = RemoteFile("memory://doc/a.csv")
+        >>> file.name, file.exists(), file.stat().st_size, file.open().read()
+        ('a.csv', True, 3, b'x,y')
+        >>> RemoteFile("memory://doc/b.csv").exists()
+        False
     """
 
     def __init__(self, address: str, info: dict[str, Any] | None = None, *, lines: bool = False) -> None:
-        """info: what a listing that was made just now says of it. lines: it has lines, and may come back with more."""
+        """Create a file; see the class."""
         self.address = address_in(address)
         self.name = self.address.rpartition("/")[2]
         self.lines = lines
@@ -51,7 +56,7 @@ class RemoteFile:
         return self.address
 
     def _known(self) -> dict[str, Any]:
-        """What the store tells of it, as of now; FileNotFoundError where it is not there."""
+        """Return the store's current metadata; FileNotFoundError if the object does not exist."""
         if self._info is None or time.monotonic() - self._told > FRESH:
             system, path = file_system(self.address)
             self._info = None
@@ -61,7 +66,7 @@ class RemoteFile:
         return self._info
 
     def exists(self) -> bool:
-        """Whether it is there."""
+        """Whether the object exists."""
         try:
             self._known()
         except FileNotFoundError:
@@ -69,13 +74,13 @@ class RemoteFile:
         return True
 
     def stat(self) -> Stat:
-        """Its size; it was written long ago."""
+        """Return its size; the modification time counts as long ago."""
         return Stat(int(self._known()["size"]), 0.0)
 
     def mark(self) -> str:
-        """What tells this content from any other that the object may have had: its hash, entity tag or the like.
+        """Return an identifier of the content: its hash, entity tag or similar.
 
-        The hash first: the tags of Google's and Azure's stores are others where the same bytes are written anew.
+        The hash is preferred: the tags of Google's and Azure's stores change when the same bytes are written again.
         """
         known = self._known()
         known = {**known, "content_md5": bytes((known.get("content_settings") or {}).get("content_md5") or b"")}
@@ -85,7 +90,7 @@ class RemoteFile:
         return hashlib.blake2b(b"".join(self.slices([(0, int(known["size"]))])), digest_size=8).hexdigest()
 
     def slices(self, ranges: Sequence[tuple[int, int]]) -> list[bytes]:
-        """The bytes [start, stop) of some ranges, asked for side by side."""
+        """Return the bytes [start, stop) of some ranges, fetched in parallel."""
         system, path = file_system(self.address)
         ranges = [(start, stop) for start, stop in ranges if stop > start]
         with store_errors(self.address, "read"):
@@ -93,14 +98,14 @@ class RemoteFile:
             return [bytes(part) for part in system.cat_ranges([path] * len(ranges), starts, stops, on_error="raise")]
 
     def open(self, mode: str = "rb") -> BinaryIO:
-        """The object to read, from its begin; pyarrow reads from it too."""
+        """Open the object for reading; pyarrow can read from it too."""
         system, path = file_system(self.address)
         with store_errors(self.address, "read"):
             return cast(BinaryIO, io.BufferedReader(_Reading(system.open(path, mode), self.address)))
 
 
 class _Reading(io.RawIOBase):
-    """A file of fsspec whose faults are StoreErrors."""
+    """A file of fsspec whose errors are StoreErrors."""
 
     def __init__(self, file: Any, address: str) -> None:
         self._file, self._address = file, address
@@ -136,17 +141,25 @@ File = Path | RemoteFile
 def remote_files(
     address: str, wanted: Callable[[str], bool], has_lines: Callable[[str], bool] = bool
 ) -> dict[str, RemoteFile]:
-    """The files at an address (an object, all that is below a folder, or a glob) by their names below it.
+    """Return the files at an address (an object, all below a folder, or a glob) by their names below it.
 
-    wanted: which names of a folder or a glob are data. has_lines: which of them are read line by line.
+    Args:
+        address: The address.
+        wanted: Whether a name in a folder or a glob is data.
+        has_lines: Whether a name has lines.
 
-    >>> import fsspec
-    >>> for name in ("a.csv", "b.csv", "b.txt"):
-    ...     fsspec.filesystem("memory").pipe_file(f"/files/{name}", b"x")
-    >>> list(remote_files("memory://files", lambda name: name.endswith(".csv")))
-    ['a.csv', 'b.csv']
-    >>> list(remote_files("memory://files/b.*", lambda name: True)), list(remote_files("memory://files/b.txt", bool))
-    (['b.csv', 'b.txt'], ['b.txt'])
+    Raises:
+        StreamError: There is no object.
+
+    Example:
+        >>> import fsspec
+        >>> for name in ("a.csv", "b.csv", "b.txt"):
+        ...     fsspec.filesystem("memory").pipe_file(f"/files/{name}", b"x")
+        >>> list(remote_files("memory://files", lambda name: name.endswith(".csv")))
+        ['a.csv', 'b.csv']
+        >>> every = lambda name: True
+        >>> list(remote_files("memory://files/b.*", every)), list(remote_files("memory://files/b.txt", bool))
+        (['b.csv', 'b.txt'], ['b.txt'])
     """
     system, path = file_system(address)
     scheme = address.partition("://")[0]
@@ -154,7 +167,7 @@ def remote_files(
     try:
         with store_errors(address, "read"):
             found = system.glob(path, detail=True) if magic else system.find(path, detail=True)
-            if isinstance(found, list):  # adlfs's answer where the path is an object
+            if isinstance(found, list):  # returned by adlfs if the path is an object
                 found = {name: system.info(name) for name in found}
     except FileNotFoundError:
         found = {}
@@ -173,7 +186,7 @@ def remote_files(
 
 
 def _plain_parts(path: str) -> list[str]:
-    """The parts of a path before the first one with a wildcard."""
+    """Return the parts of a path before the first one with a wildcard."""
     parts = path.rstrip("/").split("/")
     for place, part in enumerate(parts):
         if any(letter in part for letter in "*?["):

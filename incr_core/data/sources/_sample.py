@@ -1,4 +1,4 @@
-"""Some rows of all parts of a source, to look at: enough to tell what its columns hold, and no more of a large one."""
+"""A sample of rows from all parts of a source, sufficient to inspect its columns."""
 
 from __future__ import annotations
 
@@ -16,17 +16,20 @@ from incr_core.shown import shown
 __all__ = ["Sample", "sample_of"]
 
 FILES = 20
-"""How many files are read at most, spread over all of them."""
+"""Maximum number of files read, evenly spread over all."""
 
 ROWS = 200_000
-"""About how many rows are looked at."""
+"""Approximate number of rows sampled."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """Rows of a source, in their order.
+    """Rows of a source, in order.
 
-    rows: how many there are in all; None where only reading all of them would tell. files: how many there are.
+    Attributes:
+        table: The rows.
+        rows: Total number of rows; None if unknown without reading all.
+        files: Total number of files.
     """
 
     table: pa.Table
@@ -35,20 +38,22 @@ class Sample:
 
     @property
     def whole(self) -> bool:
-        """Whether these are all rows there are."""
+        """Whether the sample contains all rows."""
         return self.rows == len(self.table)
 
 
 def sample_of(source: FileSource) -> Sample:
-    """Rows of the files of a source: of many files some, of large Parquet files some of their row groups.
+    """Sample rows from the files of a source: some of many files, and some row groups of large Parquet files.
 
-    Raises StreamError where files have other columns than the first one, or hold no row.
+    Raises:
+        StreamError: Files have different columns, or there are no rows.
 
-    >>> import fsspec
-    >>> from incr_core.data.sources import open_source
-    >>> fsspec.filesystem("memory").pipe({"/s/1.csv": b"x,y\\n3,a\\n", "/s/2.csv": b"x,y\\nb,a\\n"})
-    >>> sample_of(open_source("memory://s")).table["x"].to_pylist()
-    ['3', 'b']
+    Example:
+        >>> import fsspec
+        >>> from incr_core.data.sources import open_source
+        >>> fsspec.filesystem("memory").pipe({"/s/1.csv": b"x,y\\n3,a\\n", "/s/2.csv": b"x,y\\nb,a\\n"})
+        >>> sample_of(open_source("memory://s")).table["x"].to_pylist()
+        ['3', 'b']
     """
     fragments = list(source.fragments())
     places = np.unique(np.linspace(0, len(fragments) - 1, min(FILES, len(fragments))).round().astype(int))
@@ -87,7 +92,7 @@ def _listed(columns: list[str]) -> str:
 
 
 def _some(fragment: Fragment, columns: list[str], most: int) -> tuple[pa.Table, int]:
-    """About `most` rows of a file, from all over it, and how many it has."""
+    """Return about `most` rows spread over a file, and its number of rows."""
     parts = [] if fragment.parts is None else fragment.parts()
     if fragment.part is None or len(parts) < 2 or None in parts:
         table = fragment.load(columns)
@@ -100,7 +105,7 @@ def _some(fragment: Fragment, columns: list[str], most: int) -> tuple[pa.Table, 
 
 
 def _spread(table: pa.Table, most: int) -> pa.Table:
-    """At most so many rows of a table, in some runs of consecutive ones."""
+    """Return at most `most` rows of a table, in several runs of consecutive rows."""
     if len(table) <= most:
         return table
     runs = 10
@@ -109,7 +114,7 @@ def _spread(table: pa.Table, most: int) -> pa.Table:
 
 
 def _joined(tables: list[pa.Table]) -> pa.Table:
-    """Tables of the same columns as one: what is text in one file is text in all."""
+    """Concatenate tables of the same columns; a column that is text in one file becomes text."""
     tables = [table for table in tables if len(table)] or tables[:1]
     columns = {}
     for name in tables[0].column_names:
@@ -126,12 +131,12 @@ def _joined(tables: list[pa.Table]) -> pa.Table:
 
 
 def _plain(chunk: pa.Array) -> pa.Array:
-    """An array without its dictionary, which text of Parquet files is read with."""
+    """Return an array without the dictionary with which Parquet text is read."""
     return pc.cast(chunk, chunk.type.value_type) if pa.types.is_dictionary(chunk.type) else chunk
 
 
 def _one_of(kinds: list[pa.DataType]) -> pa.DataType:
-    """The type that values of all these types can be told in: text, if nothing else."""
+    """Return a common type for values of all these types; text if there is no other."""
     if not kinds:
         return pa.null()
     schemas = [pa.schema([("x", kind)]) for kind in kinds]

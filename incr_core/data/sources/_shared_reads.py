@@ -1,4 +1,4 @@
-"""Tables decoded once for all who read the same stream in one process."""
+"""Tables decoded once for all readers of the same stream in one process."""
 
 from __future__ import annotations
 
@@ -14,12 +14,18 @@ import pyarrow as pa
 __all__ = ["SharedReads"]
 
 ROOM = 1 << 27
-"""Bytes that are kept for readers that are behind: chunks of a few files."""
+"""Bytes kept for readers that lag: chunks of a few files."""
 
 
 @dataclass(slots=True)
 class _Reading:
-    """A file that is being read: the tables still to come, None at its end; how many came, and how many are kept."""
+    """A file being read.
+
+    Attributes:
+        source: The remaining tables; None at the end.
+        place: Number of tables read.
+        kept: Number of tables kept.
+    """
 
     source: Iterator[pa.Table] | None
     place: int = 0
@@ -27,23 +33,24 @@ class _Reading:
 
 
 class SharedReads:
-    """What several readers of one stream, such as the owners of its parts, need decoded or derived but once.
+    """Shared results of decoding for several readers of one stream, such as the owners of its partitions.
 
-    Whoever comes first reads, and the others find it here. What they ask for too late, because newer tables have taken
-    its room, they read by themselves; so each sees the same tables as without the others, however far apart they are.
+    The first reader reads, and the others find the result here. A table that was already evicted in favour of newer
+    ones is read again by its reader, so every reader sees the same tables as it would alone.
 
     Args:
-        room: how many bytes are kept; the newest table always is.
+        room: Number of bytes kept; the newest table is always kept.
 
     Attributes:
-        bytes: how many are kept now.
+        bytes: Number of bytes kept now.
 
-    >>> reads, opened = SharedReads(), []
-    >>> def read():
-    ...     opened.append("a.csv")
-    ...     yield pa.table({"x": [1.0]})
-    >>> [len(table) for _ in range(3) for table in reads.tables("a.csv", read)], opened
-    ([1, 1, 1], ['a.csv'])
+    Example:
+        >>> reads, opened = SharedReads(), []
+        >>> def read():
+        ...     opened.append("a.csv")
+        ...     yield pa.table({"x": [1.0]})
+        >>> [len(table) for _ in range(3) for table in reads.tables("a.csv", read)], opened
+        ([1, 1, 1], ['a.csv'])
     """
 
     def __init__(self, room: int = ROOM) -> None:
@@ -53,7 +60,7 @@ class SharedReads:
         self._kept: OrderedDict[tuple[Hashable, int], tuple[Any, int]] = OrderedDict()
 
     def tables(self, key: Hashable, read: Callable[[], Iterator[pa.Table]]) -> Iterator[pa.Table]:
-        """The tables that `read` gives, which are the same for all who ask by this key."""
+        """Yield the tables of `read`, which are the same for all readers with this key."""
         for place in count():
             with self._lock:
                 table, ended = self._table(key, place, read)
@@ -65,7 +72,9 @@ class SharedReads:
             yield table
 
     def once(self, key: Hashable, make: Callable[[], Any], size: Callable[[Any], int]) -> Any:
-        """What `make` gives, made once for all who ask by this key as long as there is room; size: its bytes."""
+        """Return the result of `make`, computed once for all readers with this key while there is room; `size` is its
+        bytes.
+        """
         with self._lock:
             if (found := self._kept.get((key, 0))) is not None:
                 return found[0]
@@ -74,7 +83,7 @@ class SharedReads:
             return value
 
     def _table(self, key: Hashable, place: int, read: Callable[[], Iterator[pa.Table]]) -> tuple[pa.Table | None, bool]:
-        """The table at a place, and whether there is none because the file has ended."""
+        """Return the table at a place, and whether there is none because the file has ended."""
         reading = self._readings.get(key)
         if place == 0 and (reading is None or (reading.place and (key, 0) not in self._kept)):
             reading = self._readings[key] = _Reading(read())
@@ -85,7 +94,7 @@ class SharedReads:
         try:
             table = None if reading.source is None else next(reading.source, None)
         except BaseException:
-            del self._readings[key]  # the others find out by themselves
+            del self._readings[key]  # other readers will meet the same error
             raise
         if table is None:
             reading.source = None

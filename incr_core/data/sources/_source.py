@@ -1,6 +1,6 @@
-"""A source: where rows are, as numbered fragments (files, or the tables of a Python iterable).
+"""A source of rows as numbered fragments (files, or the tables of a Python iterable).
 
-A number never changes: what is found later gets later numbers, so row ids stay valid while a source grows.
+Invariant: a number never changes. Fragments found later get higher numbers, so row ids stay valid while a source grows.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["Appended", "Source"]
 
 
 class Appended(NamedTuple):
-    """Rows appended to a file: the file's number, and the offsets in it of their first row and of their first byte."""
+    """Rows appended to a file: the file's number, and the offsets of their first row and first byte in it."""
 
     file: int
     row: int
@@ -27,12 +27,18 @@ class Appended(NamedTuple):
 
 
 class Source(ABC):
-    """Fragments by number, and what a run remembers of those that it has read.
+    """Numbered fragments, and a run's record of those that it has read.
 
-    local: what times without a zone mean. names: the fragments by number, as far as they are known. fingerprints: what
-    each was when it was first read; one that has changed since is rejected, since its rows are not those that were
-    learned. appended: rows appended to files since then. young: files that are still being written. closed: whether
-    `resume` leaves for later what was found since.
+    Args:
+        local: Meaning of times without a zone.
+
+    Attributes:
+        names: Known fragments, by number.
+        fingerprints: Fingerprint of each when it was first read; a changed fragment is rejected, because its rows are
+            not those that were learned.
+        appended: Rows appended to files since.
+        young: Files that are still being written.
+        closed: Whether `resume` leaves new fragments for later.
     """
 
     def __init__(self, local: LocalTime | None = None) -> None:
@@ -44,7 +50,7 @@ class Source(ABC):
         self.closed = False
 
     def begin(self) -> None:
-        """A run starts from the first row: drop what an earlier one has read."""
+        """Start from the first row: discard the record of an earlier run."""
         self.fingerprints, self.appended = {}, []
 
     @abstractmethod
@@ -55,15 +61,21 @@ class Source(ABC):
         appended: Sequence[Sequence[int]] = (),
         rejected: Mapping[str, tuple[str, int]] | None = None,
     ) -> list[int]:
-        """Give the fragments of an earlier run the numbers they had; returns the numbers of those found since.
+        """Number the fragments of an earlier run as before; return the numbers of fragments found since.
 
-        rejected: fragment -> the fingerprint of its file when it could not be used; None where what is found since is
-        not wanted. Raises StreamError where a file of that run has changed.
+        Args:
+            names: Names of the run's fragments, by number.
+            fingerprints: Their fingerprints.
+            appended: Appended rows of the run.
+            rejected: Fingerprints of the files of unusable fragments; None ignores new rows.
+
+        Raises:
+            StreamError: A file of that run has changed.
         """
 
     @abstractmethod
     def head(self, columns: Sequence[str] | None = None) -> pa.Table:
-        """Some rows of the first fragment that has any, to look at."""
+        """Return some rows of the first non-empty fragment, for inspection."""
 
     @abstractmethod
     def fragments(
@@ -76,27 +88,29 @@ class Source(ABC):
         leap: int | None = None,
         on_bad_file: Callable[[Fragment, int, Exception], None] | None = None,
     ) -> Iterator[Fragment]:
-        """The fragments in the order of numbers, found late after others, or, with a `time` column, of their first
-        times.
+        """Yield the fragments by number, with late ones last; or, with a `time` column, by their first time.
 
-        skip: fragments no longer needed; their files may be gone.
-        floors: fragment -> a time; no row of that fragment counts as earlier (it was found late).
-        origin: the time of a fragment none of whose rows has one. leap: a time that `leaps` further does not count.
-        on_bad_file: called with those whose times cannot be read, which are left out; None: that is raised.
+        Args:
+            time: The time column.
+            skip: Fragments that are no longer needed; their files may not exist.
+            floors: Earliest time of the rows of late fragments.
+            origin: Time of a fragment without times.
+            leap: Times that leap ahead by more than this are ignored (`leaps`).
+            on_bad_file: Called with fragments whose times cannot be read, which are skipped; None raises the error.
         """
 
     def name_of(self, number: int) -> str:
-        """The name of the file that a fragment is, or was appended to."""
+        """Return the name of a fragment's file, or of the file to which it was appended."""
         return self.names[number]
 
     def fingerprint(self, name: str) -> str | None:
-        """The fingerprint of a fragment's file as it is now: None where it is gone, "" where it cannot be opened."""
+        """Return the current fingerprint of a fragment's file: None if it does not exist, "" if it cannot be opened."""
         return ""
 
     def drop_fingerprint(self, number: int) -> None:
-        """Take back that a fragment was read: it cannot be used as it is now, and may be when it has changed."""
+        """Mark a fragment as unread: it is unusable now, and may become usable when it changes."""
         self.fingerprints.pop(self.name_of(number), None)
 
     def gone(self) -> frozenset[int]:
-        """The numbers of fragments that are not there any more."""
+        """Return the numbers of fragments that no longer exist."""
         return frozenset()

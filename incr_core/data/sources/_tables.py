@@ -1,4 +1,4 @@
-"""Tables in memory: of Arrow, of pandas, dicts of arrays, the batches of a torch DataLoader."""
+"""Tables in memory: Arrow, pandas, dicts of arrays, batches of a torch DataLoader."""
 
 from __future__ import annotations
 
@@ -18,23 +18,24 @@ from incr_core.shown import shown
 __all__ = ["INPUTS", "Tables", "as_table", "table_fingerprint"]
 
 INPUTS = "inputs"
-"""The column that the first half of a DataLoader's (inputs, targets) becomes."""
+"""Name of the column for the inputs of a DataLoader's (inputs, targets)."""
 
 
 class Tables:
-    """The tables of a stream, from Python objects, in the order in which they are given.
+    """The tables of a stream from Python objects, in the given order.
 
-    A run that resumes compares the tables with those it has read: they must be the same again, and new ones come last.
+    A run that resumes compares the tables with those it has read: these must be unchanged, and new ones must follow.
 
     Args:
-        given: a table, several in a list or tuple, a DataLoader, or a function that returns an iterable of tables. A
+        given: A table, several in a list or tuple, a DataLoader, or a function that returns an iterable of tables. A
             table is pyarrow's, one with `__arrow_c_stream__` such as a pandas DataFrame, or a dict of arrays. A
-            loader's inputs are the column `inputs`, of lists where a row has several numbers (of any shape: they are
-            flattened), or the columns of a dict.
-        label: the column that the targets of a DataLoader become.
+            loader's inputs become the column `inputs`, of lists if a row has several numbers (of any shape, flattened),
+            or the columns of a dict.
+        label: Column for the targets of a DataLoader.
 
-    >>> [table.num_rows for table in Tables([{"x": [1.0, 2.0]}, {"x": [3.0]}], "y")()]
-    [2, 1]
+    Example:
+        >>> [table.num_rows for table in Tables([{"x": [1.0, 2.0]}, {"x": [3.0]}], "y")()]
+        [2, 1]
     """
 
     def __init__(self, given: Any, label: str) -> None:
@@ -44,7 +45,7 @@ class Tables:
 
     @property
     def finite(self) -> bool:
-        """Whether all tables are at hand, so that all their labels may be looked at."""
+        """Whether all tables are available, so that all their labels can be inspected."""
         return not callable(self._given) or isinstance(self._given, DataLoader)
 
     def __call__(self) -> Iterator[pa.Table]:
@@ -61,15 +62,19 @@ class Tables:
 
 
 def as_table(rows: Any, name: str, label: str | None = None) -> pa.Table:
-    """Rows in memory as a table. Raises StreamError for what Arrow has no table for.
+    """Convert rows in memory to a table.
 
     Args:
-        rows: a table of any accepted kind, inputs, or (inputs, targets).
-        name: where they are from, for errors.
-        label: the column that targets become; None: rows are inputs alone.
+        rows: A table of any accepted kind, inputs, or (inputs, targets).
+        name: Origin of the rows, for error messages.
+        label: Column for targets; None if rows are inputs only.
 
-    >>> as_table((torch.zeros(2, 3), torch.tensor([0, 1])), "here", "y").schema.names
-    ['inputs', 'y']
+    Raises:
+        StreamError: Arrow cannot represent the rows.
+
+    Example:
+        >>> as_table((torch.zeros(2, 3), torch.tensor([0, 1])), "here", "y").schema.names
+        ['inputs', 'y']
     """
     try:
         return _converted(rows, name, label)
@@ -102,13 +107,14 @@ def _converted(rows: Any, name: str, label: str | None) -> pa.Table:
 
 
 def table_fingerprint(table: pa.Table) -> str:
-    """The number of rows of a table and a hash of all their values: ROWS:HASH, however the table lies in memory.
+    """Return the number of rows of a table and a hash of all values: ROWS:HASH, independent of the memory layout.
 
-    >>> table = pa.table({"x": [1.0, 2.0, 3.0]})
-    >>> table_fingerprint(table) == table_fingerprint(pa.concat_tables([table[:1], table[1:]]))
-    True
-    >>> table_fingerprint(table) == table_fingerprint(pa.table({"x": [1.0, 2.0, 4.0]}))
-    False
+    Example:
+        >>> table = pa.table({"x": [1.0, 2.0, 3.0]})
+        >>> table_fingerprint(table) == table_fingerprint(pa.concat_tables([table[:1], table[1:]]))
+        True
+        >>> table_fingerprint(table) == table_fingerprint(pa.table({"x": [1.0, 2.0, 4.0]}))
+        False
     """
     sink = _Hashing()
     whole = table.replace_schema_metadata(None).combine_chunks()
@@ -118,7 +124,7 @@ def table_fingerprint(table: pa.Table) -> str:
 
 
 class _Hashing:
-    """A file that keeps the hash of what is written to it."""
+    """A file that hashes the bytes written to it."""
 
     def __init__(self) -> None:
         self.found = hashlib.blake2b(digest_size=8)
@@ -129,14 +135,14 @@ class _Hashing:
         return len(content)
 
     def flush(self) -> None:
-        """Nothing is buffered."""
+        """Do nothing: there is no buffer."""
 
     def close(self) -> None:
         self.closed = True
 
 
 def _column(value: Any) -> Any:
-    """An array of (B, ...) values as a column of B values, or of B lists."""
+    """Convert an array of (B, ...) values to a column of B values, or of B lists."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, np.ndarray) and value.ndim > 1:
@@ -146,7 +152,7 @@ def _column(value: Any) -> Any:
 
 
 def _without_index(table: pa.Table) -> pa.Table:
-    """A table of pandas without its index, which names rows and is not a feature."""
+    """Return a pandas table without its index, which names rows and is not a feature."""
     metadata = (table.schema.metadata or {}).get(b"pandas")
     if metadata is None:
         return table
@@ -155,7 +161,7 @@ def _without_index(table: pa.Table) -> pa.Table:
 
 
 def _check_order(loader: DataLoader[Any]) -> None:
-    """StreamError for a loader that draws its order: a run that resumes would read other rows."""
+    """Raise a StreamError for a loader with a random order: a run that resumes would read other rows."""
     if isinstance(loader.sampler, RandomSampler | SubsetRandomSampler | WeightedRandomSampler):
         raise StreamError(
             f"stream: expected a DataLoader that gives the same rows in the same order again, got one with a "

@@ -1,17 +1,17 @@
-"""Rows in the order of their times, cut into increments: what is predicted and what is learned when.
+"""Rows in the order of their times, cut into increments: which rows are predicted and learned, and when.
 
-The path from a file to a batch, in six ideas, each made of the one before:
+The path from a file to a batch has six concepts, each built on the one before:
 
-- A *source* (`data/sources`) is where rows are: files, or the tables of a Python function.
-- A *fragment* is one file or table of it, by its number, or the rows appended to a file.
-- A *chunk* is consecutive rows of a fragment, encoded: the owned ones as tensors, the times of all.
-- A *block* is rows sorted together: those of all fragments that overlap in time, or, where rows come as they lie, one
-  chunk. The *live* blocks are those in memory.
+- A *source* (`data/sources`) contains the rows: files, or the tables of a Python function.
+- A *fragment* is one file or table of the source, identified by its number, or the rows appended to a file.
+- A *chunk* is a sequence of consecutive rows of a fragment, encoded: the owned rows as tensors, the times of all rows.
+- A *block* is a set of rows sorted together: those of all fragments that overlap in time or, if rows keep the order of
+  their files, one chunk. The *live* blocks are those in memory.
 - An *increment* is two cuts through the live blocks: the rows that arrive, and the labels that become known.
-- A *batch* is the tensors of its rows to predict, or to learn.
+- A *batch* contains the tensors of the rows to predict or to learn.
 
-`Stream` takes the options of all of it and gives increments. A `Partition` says which rows one owner gets, a cursor
-where to resume, `Standing` how far a cursor has come with every row.
+`Stream` takes all options and returns increments. A `Partition` selects the rows of one owner, a cursor says where to
+resume, and `Standing` describes the progress of a cursor with every row.
 """
 
 from __future__ import annotations

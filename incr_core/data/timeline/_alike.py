@@ -1,7 +1,7 @@
-"""What the files of a stream must agree on: types whose difference would silently change what values mean.
+"""Consistency checks between the files of a stream: types whose difference would silently change the meaning of values.
 
-A time without a zone is not one with a zone, a number of seconds is not a date, and to a hash, true is not 1. Other
-types mean the same in every file: units of time, widths of numbers and of text, dictionaries, decimals.
+A time without a zone is not a time with one, a number of seconds is not a date, and true and 1 have different hashes.
+Other types mean the same in every file: units of time, widths of numbers and of text, dictionaries, decimals.
 """
 
 from __future__ import annotations
@@ -18,14 +18,15 @@ ZONED, NAIVE, NUMBERS, FLAGS = "times with a time zone", "times without one", "n
 DURATIONS, CLOCKS = "durations", "times of day"
 
 TIMES = "times"
-"""All columns that say when rows arrive, or when something is known, share one clock."""
+"""The key shared by all columns of times that say when rows arrive or when something is known."""
 
 
 def kind_of(kind: pa.DataType, *, numeric: bool) -> str | None:
-    """What values of a type mean in a numeric, or a categorical, column; None where they agree with all others.
+    """Return the kind of values of a type in a numeric or categorical column; None if it is compatible with every kind.
 
-    >>> kind_of(pa.timestamp("ns", "UTC"), numeric=True), kind_of(pa.decimal128(5), numeric=True)
-    ('times with a time zone', 'numbers')
+    Example:
+        >>> kind_of(pa.timestamp("ns", "UTC"), numeric=True), kind_of(pa.decimal128(5), numeric=True)
+        ('times with a time zone', 'numbers')
     """
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
@@ -38,34 +39,41 @@ def kind_of(kind: pa.DataType, *, numeric: bool) -> str | None:
     if pa.types.is_time(kind):
         return CLOCKS
     if pa.types.is_boolean(kind):
-        return NUMBERS if numeric else FLAGS  # as numbers, they are 0 and 1
+        return NUMBERS if numeric else FLAGS  # as numbers they are 0 and 1
     if pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind):
         return NUMBERS
-    # Text is read as numbers by a numeric column; as a category it may be the text of anything.
+    # A numeric column reads text as numbers; in a categorical column, text may represent any type.
     return NUMBERS if numeric and (pa.types.is_string(kind) or pa.types.is_large_string(kind)) else None
 
 
 class Alike:
-    """What each column has held so far, and in which file first. Never changed, only replaced.
+    """The kind of values of each column so far, and the first file that contained it; immutable.
 
-    seen: the same as JSON, for cursors.
+    Attributes:
+        seen: The same as JSON, for cursors.
 
-    >>> alike = Alike().after("a.parquet", {"x": "numbers"}, {})
-    >>> alike.after("b.parquet", {"x": "durations"}, {})
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StreamError: b.parquet: expected numbers in column "x", as in a.parquet, got durations;
-    write them alike
+    Example:
+        >>> alike = Alike().after("a.parquet", {"x": "numbers"}, {})
+        >>> alike.after("b.parquet", {"x": "durations"}, {})
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StreamError: b.parquet: expected numbers in column "x", as in a.parquet, got durations;
+        write them alike
     """
 
     def __init__(self, seen: Mapping[str, Sequence[str]] | None = None) -> None:
         self.seen: dict[str, list[str]] = {name: list(found) for name, found in (seen or {}).items()}
 
     def after(self, file: str, features: Mapping[str, str | None], times: Mapping[str, bool | None]) -> Alike:
-        """What has been held with the columns of one more file.
+        """Return the state after the columns of one more file.
 
-        features: column -> what it holds. times: column -> whether its times have a zone; None where that is unknown.
-        Raises StreamError where they are not like those before.
+        Args:
+            file: The name of the file.
+            features: Column -> kind of its values.
+            times: Column -> whether its times have a zone; None if unknown.
+
+        Raises:
+            StreamError: The columns are not consistent with those of earlier files.
         """
         seen = dict(self.seen)
         for name, held in features.items():

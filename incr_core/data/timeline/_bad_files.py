@@ -1,4 +1,4 @@
-"""Files that cannot be used as a whole: what reading them raises, and a check that all owners of rows agree on."""
+"""Files that cannot be used at all: the exceptions they raise, and a check with the same result for all owners."""
 
 from __future__ import annotations
 
@@ -11,20 +11,24 @@ from incr_core.errors import ArgumentError, StreamError
 __all__ = ["FAULTS", "check_encodes"]
 
 FAULTS = (StreamError, ArgumentError)
-"""What reading a file raises that is not as the job says."""
+"""The exceptions raised by a file that does not match the job."""
 
 
 def check_encodes(encoder: Encoder, table: pa.Table, place: str) -> None:
-    """StreamError where a table cannot be encoded, whichever of its rows are owned.
+    """Check that a table can be encoded, independent of which of its rows are owned.
 
-    Owners of parts of a stream encode only their own rows, and must agree on which files are bad. So all rows of text
-    are parsed where there should be numbers; of the other columns the types are checked.
+    Owners of parts of a stream encode only their own rows, and must agree on which files are bad. Therefore all rows of
+    text in numeric columns are parsed; for other columns only the types are checked.
 
-    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    >>> check_encodes(encoder, pa.table({"x": ["a", "b"], "y": [1.0, 2.0]}), "day.csv")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.StreamError: stream.features.x: expected float, got text ("a") in every row of day.csv; ...
+    Raises:
+        StreamError: The table cannot be encoded.
+
+    Example:
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> check_encodes(encoder, pa.table({"x": ["a", "b"], "y": [1.0, 2.0]}), "day.csv")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.StreamError: stream.features.x: expected float, got text ("a") in every row of day.csv; ...
     """
     probe = table.slice(0, 1)
     measured = [*encoder.numeric, *([] if encoder.classes else encoder.labels), *filter(None, [encoder.weight])]

@@ -1,4 +1,4 @@
-"""A block: rows sorted together, in the order of their arrival and in that of their labels."""
+"""A block: rows sorted together, in order of arrival and in order of label time."""
 
 from __future__ import annotations
 
@@ -21,22 +21,30 @@ __all__ = ["Block", "joined_chunks", "sorted_chunks"]
 
 @dataclass(slots=True)
 class Block:
-    """Rows of fragments whose times overlap, or a chunk of one fragment, in the order of their arrival.
+    """Rows of fragments whose times overlap, or a chunk of one fragment, in order of arrival.
 
     The whole stream and each owner of a part of it have the same blocks, with the same rows in the same order; only the
-    batch holds owned rows alone.
+    batch is restricted to the owned rows.
 
     Attributes:
-        fragments, first: the numbers of the fragments, and the earliest time.
-        names, ends: the fragment that each run of rows comes from, and where the run ends.
-        times: when each of the n rows arrives, (n,).
-        labels: the label times that will come, ascending.
-        batch, at, arrive: the good rows in order of arrival, their places among the n, and their times.
-        order, due: those of the batch whose labels will come, by label time, and these times.
-        never: the places of those whose labels will not come.
-        last_known: when the last outcome of a row becomes known, its label or that of a rate.
-        bad, bad_at, duplicates, duplicates_at: as of a chunk.
-        start: the place of its first row in the stream.
+        fragments: The numbers of the fragments.
+        first: The earliest time.
+        names: The fragment of each run of rows.
+        ends: The end of each run of rows.
+        times: The arrival times of the n rows, (n,).
+        labels: The label times that are known, ascending.
+        batch: The good rows in order of arrival.
+        at: Their places among the n rows.
+        arrive: Their arrival times.
+        order: The rows of the batch that have a label time, by label time.
+        due: Those label times.
+        never: The places of the rows whose labels never come.
+        last_known: The time at which the last outcome of a row becomes known, its label or that of a rate.
+        bad: As in a chunk.
+        bad_at: As in a chunk.
+        duplicates: As in a chunk.
+        duplicates_at: As in a chunk.
+        start: The place of the first row in the stream.
     """
 
     fragments: list[int]
@@ -60,7 +68,7 @@ class Block:
 
     @classmethod
     def of(cls, fragments: Sequence[Fragment], chunk: Chunk, delayed: bool) -> Block:
-        """The block of a chunk, of one fragment or several; delayed: whether labels have times of their own."""
+        """Return the block of a chunk of one or more fragments; `delayed` says whether labels have their own times."""
         at = chunk.good
         times, known = (values if len(at) == len(values) else values[at] for values in (chunk.times, chunk.known))
         order = never = labels = np.zeros(0, dtype=np.int64)
@@ -95,17 +103,17 @@ class Block:
 
     @property
     def stop(self) -> int:
-        """The place in the stream after its last row."""
+        """The place in the stream after the last row."""
         return self.start + len(self.times)
 
     @property
     def last_label(self) -> int:
-        """The last label time there will be."""
+        """The latest label time."""
         return int(self.labels[-1]) if len(self.labels) else self.first
 
 
 def joined_chunks(chunks: Sequence[Chunk]) -> Chunk:
-    """The chunks of one fragment, in order, as one."""
+    """Join the chunks of one fragment, in order."""
     starts = np.cumsum([0, *(len(chunk.times) for chunk in chunks)])
     places = list(zip(chunks, starts[:-1], strict=True))
     keys = [chunk.keys for chunk in chunks if chunk.keys is not None]
@@ -121,16 +129,19 @@ def joined_chunks(chunks: Sequence[Chunk]) -> Chunk:
         np.zeros(1, dtype=np.int64),
         starts[-1:],
         np.concatenate(keys) if keys else None,
-        # What one of them does not tell, the others may.
+        # A chunk with unknown kinds takes them from the others.
         held={name: held for chunk in chunks for name, held in chunk.held.items() if held is not None},
         zoned={name: zoned for chunk in chunks for name, zoned in chunk.zoned.items() if zoned is not None},
     )
 
 
 def sorted_chunks(chunks: Sequence[Chunk], *, by_fragment: bool = False, first_before: int | None = None) -> Chunk:
-    """All rows of some chunks as one, by time, and rows of one time by their ids.
+    """Join all rows of several chunks, sorted by time, and by id among equal times.
 
-    by_fragment: chunk by chunk, and by time only within one; but with `first_before`, all rows before that time first.
+    Args:
+        chunks: The chunks.
+        by_fragment: Whether to keep the order of the chunks and sort by time only within each.
+        first_before: With `by_fragment`, a time: all rows before it come first.
     """
     rank = np.concatenate([np.full(len(chunk.times), index) for index, chunk in enumerate(chunks)])
     ids = torch.cat([chunk.row_ids for chunk in chunks])
@@ -142,7 +153,7 @@ def sorted_chunks(chunks: Sequence[Chunk], *, by_fragment: bool = False, first_b
             order.append(times >= first_before)
     sort = np.lexsort(order)
     good = np.concatenate([np.isin(np.arange(len(chunk.times)), chunk.good) for chunk in chunks])
-    # Where the good rows, once sorted, are among the good rows as loaded.
+    # The places of the sorted good rows among the good rows in loading order.
     picks = (np.cumsum(good) - 1)[sort[good[sort]]]
     bad = [row for chunk in chunks for row in chunk.bad]
     starts = np.cumsum([0, *(len(chunk.times) for chunk in chunks)])[:-1]

@@ -23,18 +23,24 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(slots=True)
 class Chunk:
-    """Rows of one fragment, encoded; or of several chunks, sorted together (`sorted_chunks`).
+    """Rows of one fragment, encoded, or of several chunks, sorted together (`sorted_chunks`).
 
     Attributes:
-        times, known: when each of the n rows arrives, and when its label is known, (n,).
-        row_ids: the ids of the rows, (n,).
-        good: the places of the owned rows that can be used.
-        batch, questions: the good rows, and what rates need of them.
-        bad, bad_at: the owned rows that cannot be used, and their places.
-        runs, ends: the chunk that each run of rows comes from, and where the run ends.
-        keys: of the good rows, where rows have keys.
-        duplicates, duplicates_at: the ids of owned rows that were learned before, and their places.
-        held, zoned: what its columns hold, and which times have a zone (`Alike.after`).
+        times: The arrival times of the n rows, (n,).
+        known: Their label times, (n,).
+        row_ids: The ids of the rows, (n,).
+        good: The places of the owned rows that can be used.
+        batch: The good rows.
+        questions: The data of the good rows that rates need.
+        bad: The owned rows that cannot be used.
+        bad_at: Their places.
+        runs: The chunk of each run of rows.
+        ends: The end of each run of rows.
+        keys: The keys of the good rows, if rows have keys.
+        duplicates: The ids of owned rows that were learned before.
+        duplicates_at: Their places.
+        held: The kind of values of each column (`Alike.after`).
+        zoned: Which times have a zone (`Alike.after`).
     """
 
     times: Ints
@@ -54,19 +60,19 @@ class Chunk:
     zoned: Mapping[str, bool | None] = field(default_factory=dict)
 
     def keep(self, kept: Ints) -> None:
-        """Keep those of the good rows at `kept`, and leave the others out."""
+        """Keep only the good rows at `kept`."""
         self.good, self.batch = self.good[kept], self.batch.take(torch.from_numpy(kept))
         self.questions = self.questions.take(kept)
         self.keys = None if self.keys is None else self.keys[kept]
 
     def own(self, mine: Mask) -> None:
-        """Leave out the rows that are not owned, (n,)."""
+        """Remove the rows that are not owned; `mine` is (n,)."""
         self.keep(np.flatnonzero(mine[self.good]))
         owned = np.flatnonzero(mine[self.bad_at]).tolist()
         self.bad, self.bad_at = [self.bad[index] for index in owned], self.bad_at[owned]
 
     def leave_out(self, duplicate: Mask) -> None:
-        """Take those of the good rows that are a duplicate, (good,), out of them."""
+        """Remove duplicates from the good rows; `duplicate` is (good,)."""
         if not duplicate.any():
             return
         self.duplicates_at, kept = self.good[duplicate], np.flatnonzero(~duplicate)
@@ -75,5 +81,5 @@ class Chunk:
 
     @property
     def is_in_order(self) -> bool:
-        """Whether its rows lie in the order of their times."""
+        """Whether the rows are in the order of their times."""
         return bool((self.times[1:] >= self.times[:-1]).all())

@@ -1,4 +1,4 @@
-"""Tables of a fragment to chunks: which rows are owned, when they arrive, which are bad, and the others encoded."""
+"""Encoding of a fragment's tables as chunks: which rows are owned, when they arrive, and which rows are bad."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ __all__ = ["ChunkEncoder"]
 
 @dataclass(slots=True)
 class ChunkEncoder:
-    """How the rows of a table become a chunk.
+    """The conversion of a table's rows to a chunk.
 
-    Every owner of a part of a stream reads all rows, whose times decide how they are sorted and cut, and encodes its
-    own.
+    Every owner of a part of a stream reads all rows, because their times determine the sorting and the cuts, and
+    encodes
+    only its own.
 
     Attributes:
         encoder, rates: the features of a row.
@@ -64,7 +65,7 @@ class ChunkEncoder:
 
     @property
     def columns(self) -> list[str]:
-        """Every column that is read."""
+        """All columns that are read."""
         times = [name for name in (self.predict_at, self.label_at) if name]
         owner = self.owner.columns if self.owner else []
         rates = [name for rate in self.rates for name in rate.columns]
@@ -72,15 +73,19 @@ class ChunkEncoder:
         return list(dict.fromkeys([*self.encoder.columns, *rates, *times, *owner, *self.key, *sliced]))
 
     def encode(self, fragment: Fragment, table: pa.Table, start: int) -> Chunk:
-        """The rows of a fragment from offset `start` of its file on: the times of all, and the owned ones encoded."""
+        """Encode rows of a fragment, from offset `start` of its file: the times of all rows, and the owned rows as
+        tensors.
+        """
         dealt = self._dealt(fragment, table, start)
         if dealt is not None and self.owner is not None:
             return self.accept(fragment, dealt.owned_by(self.owner.mark))
         return self.accept(fragment, self._told_owners(self.made(fragment, table, start), table))
 
     def _dealt(self, fragment: Fragment, table: pa.Table, start: int) -> DealtChunk | None:
-        """The chunk of all owners that share what they read; None where each must make its own: rows are bad, or there
-        is something wrong with the file, of which everybody is told by itself."""
+        """Return the chunk for all owners that share reads; None if each owner must create its own.
+
+        This is the case if rows are bad, or if the file has a fault, which each owner reports for itself.
+        """
         owner = self.owner
         if owner is None or self.reads is None or fragment.fingerprint is None:
             return None
@@ -106,12 +111,14 @@ class ChunkEncoder:
         return chunk
 
     def accept(self, fragment: Fragment, chunk: Chunk) -> Chunk:
-        """Remember what a chunk holds, made here or elsewhere. StreamError where it is not like those before."""
+        """Record the kinds of values of a chunk from here or another reader; raise StreamError if they are
+        inconsistent.
+        """
         self.alike = self.alike.after(fragment.name, chunk.held, chunk.zoned)
         return chunk
 
     def made(self, fragment: Fragment, table: pa.Table, start: int, read: RowTimes | None = None) -> Chunk:
-        """As `encode`, but for what depends on the chunks before; read: the rows' times, where they are known."""
+        """Encode as `encode` does, but independent of earlier chunks; `read` contains the rows' times, if known."""
         if self.tolerant and self.owner is not None:
             check_encodes(self.encoder, table, fragment.name)
         self.encoder.check(table, fragment.name)
@@ -144,7 +151,7 @@ class ChunkEncoder:
         bad = sorted([*bad, *encoded.bad], key=lambda row: row.row)
         if bad and self.strict:
             self._reject(bad, start + len(times))
-        self.alike.after(fragment.name, held, read.zoned)  # what is not alike is refused before it is made use of
+        self.alike.after(fragment.name, held, read.zoned)  # refuse inconsistent files before any use
         known[unusable] = NEVER
         if self.rates:
             labels = batch.targets.numpy().astype(np.float64)
@@ -181,7 +188,7 @@ class ChunkEncoder:
         except StreamError:
             if not self.tolerant or self.owner is None or self.strict:
                 raise
-            # All owners agree that the file can be used; only none of this owner's rows can.
+            # All owners agree that the file can be used; only this owner has no usable rows.
             nothing = self.encoder.encode(table.slice(0, 0), ids[:0], place).batch
             bad = [
                 BadRow(row, place, offset, "", "values of the columns' types", "others in all rows of an owner", "")
@@ -190,7 +197,7 @@ class ChunkEncoder:
             return Encoded(nothing, bad, np.zeros(len(table), dtype=bool))
 
     def _owned(self, table: pa.Table, fragment: Fragment, start: int, ids: Tensor, times: Ints) -> Mask:
-        """Which rows are this owner's; who owns which is found once for all owners that share what they read."""
+        """Select this owner's rows; owners that share reads compute the assignment once."""
         owner = self.owner
         if owner is None:
             return np.ones(len(table), dtype=bool)
@@ -201,7 +208,7 @@ class ChunkEncoder:
         return owner.marked(*marks)
 
     def _held(self, table: pa.Table) -> dict[str, str | None]:
-        """What kind of values the columns hold that become numbers or hashes; nothing of columns of nulls."""
+        """Return the kind of values of each column that becomes numbers or hashes; None for columns of nulls."""
         numeric = [*self.encoder.numeric, *(rate.outcome for rate in self.rates if rate.outcome)]
         if self.encoder.objective == "regression":
             numeric += self.encoder.labels
@@ -213,7 +220,7 @@ class ChunkEncoder:
         }
 
     def times_of(self, fragment: Fragment) -> RowTimes:
-        """The times of all rows of a fragment; no other columns are read."""
+        """Return the times of all rows of a fragment; no other columns are read."""
         columns = [self.predict_at, self.label_at, *self._known_at]
         return self._times(fragment.load(list(dict.fromkeys(name for name in columns if name))), fragment)
 

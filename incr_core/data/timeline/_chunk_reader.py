@@ -1,4 +1,4 @@
-"""Fragments to chunks: decoded and encoded here, or, where readers take turns, handed over by whoever did it."""
+"""Reading of fragments as chunks: decoded and encoded here or, with readers in turns, received from another reader."""
 
 from __future__ import annotations
 
@@ -27,51 +27,51 @@ __all__ = ["ChunkReader", "Piece", "TurnReader", "reader_of"]
 
 
 Made = tuple[Chunk, Transfer]
-"""A chunk of all rows, and the same as it is handed over."""
+"""A chunk of all rows, and the form in which it is transferred."""
 
 Piece: TypeAlias = pa.Table | Made
-"""A chunk to be."""
+"""A chunk that may not be encoded yet."""
 
 
 @dataclass(slots=True)
 class ChunkReader:
-    """Read fragments alone."""
+    """Reads fragments without other readers."""
 
     chunks: ChunkEncoder
 
     def pieces(self, fragment: Fragment) -> Iterator[Piece]:
-        """The chunks of a fragment, not yet encoded; at least one."""
+        """Return the chunks of a fragment, at least one, not yet encoded."""
         return fragment.chunks(self.chunks.columns)
 
     def chunk(self, fragment: Fragment, piece: Piece, start: int) -> Chunk:
-        """The chunk of a piece, whose first row is at offset `start` of its file."""
+        """Return the chunk of a piece whose first row is at offset `start` of its file."""
         return self.chunks.encode(fragment, piece, start)
 
     def whole(self, fragment: Fragment, member: int) -> Chunk:
-        """A fragment as one chunk; it is number `member` of what is loaded together."""
+        """Return a fragment as one chunk; `member` is its number among the fragments loaded together."""
         return self.chunks.encode(fragment, fragment.load(self.chunks.columns), fragment.start)
 
 
 @dataclass(slots=True)
 class TurnReader(ChunkReader):
-    """Read fragments in turns with others: runs of row groups of Parquet files, or whole files.
+    """Reads fragments in turns with other readers: runs of row groups of Parquet files, or whole files.
 
-    Whoever's turn it is encodes all rows, so that he need not know who owns which.
+    The reader whose turn it is encodes all rows, so it does not need to know the owner of each.
     """
 
     sharing: Sharing
 
     def pieces(self, fragment: Fragment) -> Iterator[Piece]:
-        """The chunks of a fragment: made where it is this reader's turn, and otherwise asked for.
+        """Yield the chunks of a fragment: created here in this reader's turns, otherwise requested.
 
-        What is one's own is encoded and handed out here, ahead of one's own need: the others may need it before.
+        Chunks created here are encoded and offered before this reader needs them, because others may need them earlier.
         """
         fragment.check()
         self.sharing.name = _name(fragment)
         return self._pieces(fragment)
 
     def chunk(self, fragment: Fragment, piece: Piece, start: int) -> Chunk:
-        """The owned rows of a piece."""
+        """Return the owned rows of a piece."""
         return self._accepted(fragment, *piece)
 
     def _pieces(self, fragment: Fragment) -> Iterator[Made]:
@@ -98,7 +98,16 @@ class TurnReader(ChunkReader):
             part += 1
 
     def _decoded(self, fragment: Fragment, part: int, given: int, skip: int, seen: int, alike: Alike) -> Iterator[Made]:
-        """The rest of a part after `skip` chunks of it, of rows that were `seen`; `given`: those of the fragment."""
+        """Yield the rest of a part.
+
+        Args:
+            fragment: The fragment.
+            part: The number of the part.
+            given: The rows of the fragment already returned.
+            skip: The chunks of the part to skip.
+            seen: The rows of the skipped chunks.
+            alike: The state of the consistency checks before the part.
+        """
         sharing, turns = self.sharing, self.sharing.turns
         assert turns is not None
         columns, mine = self.chunks.columns, sharing.is_mine(fragment.number + part)
@@ -122,7 +131,9 @@ class TurnReader(ChunkReader):
             raise
 
     def whole(self, fragment: Fragment, member: int) -> Chunk:
-        """A fragment as one chunk, by whoever's turn it is; or, of several parts, each by whoever's turn that is."""
+        """Return a fragment as one chunk, from the reader whose turn it is; its parts, if several, may have different
+        readers.
+        """
         fragment.check()
         self.sharing.name = _name(fragment)
 
@@ -140,15 +151,15 @@ class TurnReader(ChunkReader):
             return self._accepted(fragment, chunk, handed)
         try:
             return self.chunks.accept(fragment, joined_chunks(self._parts(fragment, member, handed.told["parts"])))
-        except FAULTS:  # what is wrong with a file, all its rows say
+        except FAULTS:  # every reader finds a fault of a file by itself
             return ChunkReader.whole(self, fragment, member)
 
     def _parts(self, fragment: Fragment, member: int, sizes: Sequence[int]) -> list[Chunk]:
-        """The parts of a fragment: first one's own, then those that the others have made meanwhile."""
+        """Return the parts of a fragment: first this reader's own, then those that others created meanwhile."""
         sharing, turns = self.sharing, self.sharing.turns
         assert turns is not None
         ends = np.cumsum(sizes)
-        times = cache(lambda: self.chunks.times_of(fragment))  # of all rows: a leap shows among them
+        times = cache(lambda: self.chunks.times_of(fragment))  # of all rows, because a leap is visible only among them
 
         def make(index: int) -> Made:
             assert fragment.part is not None
@@ -180,20 +191,20 @@ class TurnReader(ChunkReader):
         times: RowTimes | None = None,
         alike: Alike | None = None,
     ) -> Made:
-        """All rows of a table, with whose they are; alike: what the chunks before it hold, if that is known here."""
+        """Encode all rows of a table, with their owners; `alike` is the state before the chunk, if known here."""
         owner = self.chunks.owner
         maker = replace(self.chunks, owner=None, alike=self.chunks.alike if alike is None else alike)
         chunk = maker.made(fragment, table, start, times)
         handed = pack_chunk(chunk)
         if owner is not None:
             values, codes = owner.marks(table, chunk.row_ids, chunk.times)
-            # Arrow's memory is read-only, which no tensor can be.
+            # Arrow's memory is read-only, which tensors do not support.
             handed.tensors["owners"] = torch.from_numpy(codes if codes.flags.writeable else codes.copy())
             handed.told["owners"] = [text(value) for value in values]
         return chunk, handed
 
     def _owned(self, chunk: Chunk, handed: Transfer) -> Chunk:
-        """A chunk without the rows of others."""
+        """Return a chunk without the rows of other owners."""
         owner = self.chunks.owner
         if owner is not None:
             chunk.own(np.asarray(owner.marked(handed.told["owners"], handed.tensors["owners"].numpy())))
@@ -204,17 +215,17 @@ class TurnReader(ChunkReader):
 
 
 def _sizes(fragment: Fragment) -> list[int | None]:
-    """The rows of each part of a fragment; None where that takes reading it."""
+    """Return the number of rows of each part of a fragment; None if it is known only after reading."""
     sizes = [None] if fragment.parts is None else fragment.parts()
-    # Runs without rows are no parts, but for the first.
+    # Only the first part may be empty.
     return [size for index, size in enumerate(sizes) if size != 0 or not index]
 
 
 def _name(fragment: Fragment) -> str:
-    """What a fragment is, the same for all who read it."""
+    """Return the name of a fragment, the same for all readers."""
     return fragment.name if fragment.fingerprint is None else f"{fragment.name} {fragment.fingerprint()}"
 
 
 def reader_of(chunks: ChunkEncoder, sharing: Sharing) -> ChunkReader:
-    """The reader of a stream: alone, or in turns with others."""
+    """Return the reader of a stream: one without other readers, or one that takes turns."""
     return ChunkReader(chunks) if sharing.turns is None else TurnReader(chunks, sharing)

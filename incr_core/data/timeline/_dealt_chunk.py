@@ -1,4 +1,4 @@
-"""A chunk that is encoded once for all owners of its rows in one process, each of whom takes its own."""
+"""A chunk that is encoded once for all owners of its rows in one process; each owner selects its own rows."""
 
 from __future__ import annotations
 
@@ -16,23 +16,26 @@ __all__ = ["DealtChunk"]
 
 @dataclass(frozen=True, slots=True)
 class DealtChunk:
-    """A chunk of all rows, none of them bad, and the places of each owner's.
+    """A chunk of all rows, none of them bad, and the places of each owner's rows.
 
-    chunk: its arrays of all rows are shared by all owners, and nobody writes into them.
-    order, starts: the places of rows sorted by owner, and where each owner's begin. owners: what an owner is known by
-    (`ByColumn.mark`) -> its numbers among the starts.
+    Attributes:
+        chunk: The chunk; all owners share its arrays of all rows and must not modify them.
+        order: The places of the rows, sorted by owner.
+        starts: The start of each owner's places in `order`.
+        owners: Mark of an owner (`ByColumn.mark`) -> its numbers in `starts`.
 
-    >>> from incr_core.batch import Batch
-    >>> from incr_core.data.rates import Questions
-    >>> import pyarrow as pa
-    >>> import torch
-    >>> rows, times, nothing = torch.arange(3), np.zeros(3, np.int64), np.zeros(0, np.int64)
-    >>> batch = Batch(torch.arange(3.0), torch.zeros(3), row_ids=rows)
-    >>> questions = Questions.of((), pa.table({"x": [1, 2, 3]}))
-    >>> chunk = Chunk(times, times, rows, np.arange(3), batch, questions, [], nothing, nothing, nothing)
-    >>> dealt = DealtChunk.of(chunk, ["AA", "UA"], np.array([1, 0, 1]))
-    >>> dealt.owned_by("UA").batch.inputs, len(dealt.owned_by("DL").batch)
-    (tensor([0., 2.]), 0)
+    Example:
+        >>> from incr_core.batch import Batch
+        >>> from incr_core.data.rates import Questions
+        >>> import pyarrow as pa
+        >>> import torch
+        >>> rows, times, nothing = torch.arange(3), np.zeros(3, np.int64), np.zeros(0, np.int64)
+        >>> batch = Batch(torch.arange(3.0), torch.zeros(3), row_ids=rows)
+        >>> questions = Questions.of((), pa.table({"x": [1, 2, 3]}))
+        >>> chunk = Chunk(times, times, rows, np.arange(3), batch, questions, [], nothing, nothing, nothing)
+        >>> dealt = DealtChunk.of(chunk, ["AA", "UA"], np.array([1, 0, 1]))
+        >>> dealt.owned_by("UA").batch.inputs, len(dealt.owned_by("DL").batch)
+        (tensor([0., 2.]), 0)
     """
 
     chunk: Chunk
@@ -42,7 +45,9 @@ class DealtChunk:
 
     @classmethod
     def of(cls, chunk: Chunk, values: Sequence[object], codes: np.ndarray[Any, Any]) -> DealtChunk:
-        """values, codes: the owners, and for each row which of them it belongs to (`Partition.marks`)."""
+        """Create a chunk from the owners' values and, for each row, the number of its owner's value
+        (`Partition.marks`).
+        """
         owners: dict[str | None, list[int]] = {}
         for code, value in enumerate(values):
             owners.setdefault(text(value), []).append(code)
@@ -50,7 +55,7 @@ class DealtChunk:
         return cls(chunk, order, np.searchsorted(codes[order], np.arange(len(values) + 1)), owners)
 
     def owned_by(self, mark: str | None) -> Chunk:
-        """The chunk with the rows of one owner."""
+        """Return the chunk with the rows of one owner."""
         codes = self.owners.get(mark, [])
         found = [self.order[self.starts[code] : self.starts[code + 1]] for code in codes]
         places = found[0] if len(found) == 1 else np.sort(np.concatenate([*found, np.zeros(0, dtype=np.int64)]))
@@ -60,6 +65,6 @@ class DealtChunk:
 
     @property
     def nbytes(self) -> int:
-        """About how much memory it takes."""
+        """The approximate memory use in bytes."""
         chunk = self.chunk
         return chunk.batch.nbytes + chunk.times.nbytes + chunk.known.nbytes + self.order.nbytes

@@ -1,7 +1,7 @@
-"""Partitions that are drawn: which owner a row has follows from a seed, the row's own number, and its label or time.
+"""Random partitions: the owner of a row depends on a seed, the row's number, and its label or time.
 
-Nothing is counted and no later row is looked at, so a stream is dealt alike however often it is resumed and whoever
-reads it. Shares are met in the mean: of n rows an owner with share p gets n p, give or take sqrt(n p (1 - p)).
+No counts and no later rows are needed, so a stream is partitioned in the same way for every reader and after every
+resume. Shares are met in expectation: of n rows, an owner with share p gets n p, plus or minus sqrt(n p (1 - p)).
 """
 
 from __future__ import annotations
@@ -21,39 +21,43 @@ from incr_core.data.encoding import indexed, text
 __all__ = ["ByDraw", "ByTime", "Marks", "Numbered", "shares_of"]
 
 Marks = tuple[Sequence[object], np.ndarray[Any, Any]]
-"""Those whom rows may belong to, and for each row which of them it does (B,)."""
+"""The possible owners of rows, and for each row the number of its owner (B,)."""
 
 Floats = np.ndarray[Any, np.dtype[np.float64]]
 
 
 class Numbered:
-    """A partition whose owners are numbered: the mark of a row is the number of its owner."""
+    """A partition with numbered owners: the mark of a row is the number of its owner."""
 
     index: int
 
     @property
     def mark(self) -> str | None:
-        """What the owner is known by among the marks, as text."""
+        """The mark of the owner, as text."""
         return str(self.index)
 
     def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the rows with these marks are owned, (B,) bool."""
+        """Select the owned rows, given their marks: (B,) bool."""
         return np.asarray(codes == self.index)
 
 
 @dataclass(frozen=True)
 class ByDraw(Numbered):
-    """The rows that are drawn for owner `index` of `count`, each by the shares that owners have in rows of its label.
+    """Rows drawn for owner `index` of `count`, with the owners' shares in rows of the same label as probabilities.
 
     Args:
-        index, count: the owner, from 0, and how many there are.
-        kind: how shares are found (`shares_of`); number: its argument.
-        column: of the labels; None where they do not matter. classes: the labels, as text, where that must be known.
-        seed: of shares and draws.
+        index: The owner, from 0.
+        count: The number of owners.
+        kind: The distribution of shares (`shares_of`).
+        number: The argument of `kind`.
+        column: The column of labels; None if labels do not matter.
+        classes: The labels as text, if `kind` requires them.
+        seed: The seed of shares and draws.
 
-    >>> table, ids = pa.table({"y": ["a", "b"] * 500}), np.arange(1000)
-    >>> [int(ByDraw(index, 4, "iid").mask(table, ids).sum()) for index in range(4)]
-    [263, 236, 263, 238]
+    Example:
+        >>> table, ids = pa.table({"y": ["a", "b"] * 500}), np.arange(1000)
+        >>> [int(ByDraw(index, 4, "iid").mask(table, ids).sum()) for index in range(4)]
+        [263, 236, 263, 238]
     """
 
     index: int
@@ -65,19 +69,19 @@ class ByDraw(Numbered):
     seed: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "classes", tuple(self.classes))  # JSON knows lists
+        object.__setattr__(self, "classes", tuple(self.classes))  # JSON has only lists
 
     @property
     def columns(self) -> list[str]:
-        """What must be read to tell the owner of a row."""
+        """The columns needed to determine the owner of a row."""
         return [] if self.column is None else [self.column]
 
     def mask(self, table: pa.Table, ids: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which rows of the table, with these ids (B,), are owned, (B,) bool."""
+        """Select the owned rows of the table, given the ids (B,): (B,) bool."""
         return self.marked(*self.marks(table, np.asarray(ids), np.zeros(0)))
 
     def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
-        """What tells the owners of the table's rows, the same for each of them."""
+        """Return the marks of the table's rows, the same for all owners."""
         drawn = _draws(np.asarray(ids), self.seed)
         if self.column is None:
             return range(self.count), self._owner_of(drawn, None)
@@ -89,23 +93,25 @@ class ByDraw(Numbered):
         return range(self.count), owner
 
     def shares(self, label: str | None = None) -> Floats:
-        """The share of each owner in rows of a label, (count,)."""
+        """Return the share of each owner in rows of a label, (count,)."""
         return shares_of(self.kind, self.count, self.number, self.classes, self.seed, label)
 
     def _owner_of(self, drawn: Floats, label: str | None) -> np.ndarray[Any, np.dtype[np.int64]]:
         bounds = self.shares(label).cumsum()
-        # Rounding may leave the last bound below 1: who has the last share above 0 has the rest.
+        # Rounding may leave the last bound below 1: the owner of the last share above 0 gets the rest.
         last = int(np.flatnonzero(self.shares(label))[-1])
         return np.minimum(np.searchsorted(bounds, drawn, side="right"), last)
 
 
 @dataclass(frozen=True)
 class ByTime(Numbered):
-    """The rows of every `count`-th span of time from the `index`-th on; spans begin at multiples of `span` since 1970.
+    """Rows of every `count`-th span of time, starting with number `index`; spans begin at multiples of `span` since
+    1970.
 
-    >>> table, times = pa.table({"at": [0, 0, 0]}), np.array([5, 15, 25])
-    >>> ByTime(0, 2, "at", span=10).marks(table, np.arange(3), times)[1]
-    array([0, 1, 0])
+    Example:
+        >>> table, times = pa.table({"at": [0, 0, 0]}), np.array([5, 15, 25])
+        >>> ByTime(0, 2, "at", span=10).marks(table, np.arange(3), times)[1]
+        array([0, 1, 0])
     """
 
     index: int
@@ -115,25 +121,36 @@ class ByTime(Numbered):
 
     @property
     def columns(self) -> list[str]:
-        """What must be read to tell the owner of a row."""
+        """The columns needed to determine the owner of a row."""
         return [self.column]
 
     def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
-        """What tells the owners of the table's rows, the same for each of them."""
+        """Return the marks of the table's rows, the same for all owners."""
         return range(self.count), times // self.span % self.count
 
 
 @lru_cache(maxsize=4096)
 def shares_of(kind: str, count: int, number: float, classes: tuple[str, ...], seed: int, label: str | None) -> Floats:
-    """The share of each of `count` owners in the rows of a label, (count,); they add up to 1.
+    """Return the share of each of `count` owners in the rows of a label, (count,); the shares sum to 1.
 
-    "iid": all alike. "quantity": drawn once from Dir(number), whatever the label. "dirichlet": drawn from Dir(number)
-    for each label by itself. "labels": each owner has `number` labels, and those of a label have it alike. "shards":
-    labels are cut into count * number shards, as equal in number as can be, and each owner has `number` of them; two
-    may be of one label. Of labels that are none of `classes` all have alike: somebody must tell of such rows.
+    Args:
+        kind: "iid": equal shares. "quantity": shares drawn once from Dir(number), for all labels. "dirichlet": shares
+            drawn
+            from Dir(number) separately for each label. "labels": each owner has `number` labels, and the owners of a
+            label
+            have equal shares. "shards": labels are cut into count * number shards, with numbers of shards as equal as
+            possible, and each owner has `number` shards, possibly two of one label.
+        count: The number of owners.
+        number: The argument of `kind`.
+        classes: The labels; for a label that is not among them, all owners have equal shares, so that one of them
+            reports
+            such rows.
+        seed: The seed.
+        label: The label.
 
-    >>> shares_of("labels", 4, 1, ("a", "b"), 0, "a").tolist()
-    [0.0, 0.5, 0.5, 0.0]
+    Example:
+        >>> shares_of("labels", 4, 1, ("a", "b"), 0, "a").tolist()
+        [0.0, 0.5, 0.5, 0.0]
     """
     even = np.full(count, 1.0 / count)
     if kind == "quantity":
@@ -148,14 +165,14 @@ def shares_of(kind: str, count: int, number: float, classes: tuple[str, ...], se
 
 @lru_cache(maxsize=64)
 def _labels_held(kind: str, count: int, each: int, classes: tuple[str, ...], seed: int) -> Floats:
-    """How many parts of each label each owner has, (count, labels)."""
+    """Return the number of parts of each label that each owner has, (count, labels)."""
     draw, held = _generator(seed, kind), np.zeros((count, len(classes)))
     if kind == "shards":
         labels = draw.permutation(np.arange(count * each) % len(classes))
         np.add.at(held, (np.arange(count).repeat(each), labels), 1.0)
         return held
     for owner in range(count):
-        # Those that fewest have come first, in an order of chance: so all labels are had alike often.
+        # Labels with the fewest owners come first, in random order, so all labels have similar numbers of owners.
         taken = np.lexsort((draw.random(len(classes)), held.sum(0)))[:each]
         held[owner, taken] = 1.0
     return held
@@ -167,7 +184,7 @@ def _generator(seed: int, purpose: str) -> np.random.Generator:
 
 
 def _draws(ids: np.ndarray[Any, Any], seed: int) -> Floats:
-    """A number in [0, 1) for each id (B,): splitmix64 of it and the seed (Steele et al. 2014)."""
+    """Return a number in [0, 1) for each id (B,): splitmix64 of the id and the seed (Steele et al. 2014)."""
     with np.errstate(over="ignore"):
         key = int.from_bytes(hashlib.blake2b(f"{seed} rows".encode(), digest_size=8).digest(), "little")
         z = ids.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(key)

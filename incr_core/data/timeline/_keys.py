@@ -1,9 +1,8 @@
-"""Keys of rows, and which of them were learned lately, so that a row delivered twice is learned once.
+"""Keys of rows, and the keys learned recently, so that a row delivered twice is learned once.
 
-A key is hashed to 64 bits. A row is a duplicate if a row with its key that is learned came before it, no further back
-than the window: so much time, or so many rows of the stream. Each copy replaces the one before, so a key is remembered
-as long as it keeps coming. Among n keys in the window, a row is taken for a duplicate by mistake with a chance of
-n / 2**64.
+A key is hashed to 64 bits. A row is a duplicate if an earlier row with the same key is learned within the window: a
+duration, or a number of rows of the stream. Each copy replaces the one before, so a key that recurs is kept. With n
+keys in the window, the probability that a row is wrongly classified as a duplicate is n / 2**64.
 """
 
 from __future__ import annotations
@@ -26,26 +25,28 @@ Hashes = np.ndarray[Any, np.dtype[np.uint64]]
 Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 NO_KEY = np.uint64(0)
-"""Of a row whose key columns are all null: it is never a duplicate."""
+"""The key of a row whose key columns are all null, which is never a duplicate."""
 
 BYTES = 1 << 20
-"""Bytes of text that are hashed at a time."""
+"""The bytes of text hashed at a time."""
 
 
 def keys_of(table: pa.Table, columns: Sequence[str], place: str) -> Hashes:
-    """The key of each row (B,), of one column or several; equal where all of them read the same, whatever their type.
+    """Return the key of each row (B,), from one or more columns; rows with equal text have equal keys, whatever the
+    types.
 
-    >>> one = pa.table({"id": [7, None, 8], "shop": ["a", None, None]})
-    >>> keys = keys_of(one, ["id", "shop"], "day.csv")
-    >>> again = keys_of(pa.table({"id": ["7"], "shop": ["a"]}), ["id", "shop"], "day.jsonl")
-    >>> bool(keys[0] == again[0]), bool(keys[1] == NO_KEY), bool(keys[2] == NO_KEY)
-    (True, True, False)
+    Example:
+        >>> one = pa.table({"id": [7, None, 8], "shop": ["a", None, None]})
+        >>> keys = keys_of(one, ["id", "shop"], "day.csv")
+        >>> again = keys_of(pa.table({"id": ["7"], "shop": ["a"]}), ["id", "shop"], "day.jsonl")
+        >>> bool(keys[0] == again[0]), bool(keys[1] == NO_KEY), bool(keys[2] == NO_KEY)
+        (True, True, False)
     """
     keys = np.zeros(len(table), dtype=np.uint64)
     missing = np.ones(len(table), dtype=bool)
     for name in columns:
         column, null = _bytes_in(table[name], f"stream.key.{name} in {place}")
-        # Multiplied by an odd number before the next is added, or (a, b) and (b, a) would be one key.
+        # Multiply by an odd number before adding the next column; otherwise (a, b) and (b, a) would have the same key.
         keys = keys * np.uint64(0x9E3779B97F4A7C15) + np.where(null, np.uint64(1), _hashes(column))
         missing &= null
     keys = _mixed(keys)
@@ -55,7 +56,7 @@ def keys_of(table: pa.Table, columns: Sequence[str], place: str) -> Hashes:
 
 
 def _bytes_in(column: pa.ChunkedArray, place: str) -> tuple[pa.Array, Mask]:
-    """A column as bytes of its text (B,), and where it is null."""
+    """Return a column as the bytes of its text (B,), and a mask of its nulls."""
     kind = column.type
     if pa.types.is_dictionary(kind):
         column, kind = pc.cast(column, kind.value_type), kind.value_type
@@ -72,7 +73,7 @@ def _bytes_in(column: pa.ChunkedArray, place: str) -> tuple[pa.Array, Mask]:
 
 
 def _hashes(column: pa.Array) -> Hashes:
-    """A hash of each row's bytes (B,): the sum, mod 2**64, of a well mixed number for each byte at its place."""
+    """Return a hash of each row's bytes (B,): the sum, mod 2**64, of a mixed number for each byte and its position."""
     offsets = np.frombuffer(column.buffers()[1], dtype=np.int64)[column.offset : column.offset + len(column) + 1]
     lengths = np.diff(offsets)
     hashes = _mixed(lengths.astype(np.uint64) + np.uint64(0x51_7C_C1_B7_27_22_0A_95))
@@ -94,7 +95,7 @@ def _hashes(column: pa.Array) -> Hashes:
 
 
 def _mixed(values: Hashes) -> Hashes:
-    """Each of the values (n,) spread over 64 bits: the finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
+    """Mix the bits of each value (n,): the finaliser of SplitMix64 (Steele, Lea & Flood 2014)."""
     with np.errstate(over="ignore"):
         values = values + np.uint64(0x9E3779B97F4A7C15)
         values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
@@ -105,41 +106,44 @@ def _mixed(values: Hashes) -> Hashes:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """Some keys (k,), ascending and each once, and where each was last learned (k,)."""
+    """Distinct keys (k,), ascending, and the place or time at which each was last learned (k,)."""
 
     keys: Hashes
     at: Ints
 
     @classmethod
     def of(cls, keys: Hashes, at: Ints) -> Run:
-        """Of keys in any order: each at the last of its places."""
+        """Create a run from keys in any order, each with the last of its places."""
         order = np.lexsort((at, keys))
         keys, at = keys[order], at[order]
         last = np.append(keys[1:] != keys[:-1], True) if len(keys) else np.zeros(0, dtype=bool)
         return cls(keys[last], at[last])
 
     def since(self, oldest: int) -> Run:
-        """Those learned at `oldest` or later."""
+        """Return the keys learned at `oldest` or later."""
         kept = self.at >= oldest
         return self if kept.all() else Run(self.keys[kept], self.at[kept])
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """The keys learned within a window; never changed, only replaced.
+    """The keys learned within a window; immutable.
 
     Attributes:
-        window, timed: microseconds if timed, otherwise rows.
-        rows: how many rows of the stream have passed.
-        runs: each at most half the size of the one before, so that there are few to search and keys are seldom moved.
+        window: The window, in microseconds if `timed`, otherwise in rows.
+        timed: Whether the window is a duration.
+        rows: The number of rows of the stream so far.
+        runs: Runs of keys, each at most half the size of the one before, so there are few to search and keys move
+            rarely.
 
-    >>> learned, rows = Learned(window=3, timed=False), np.ones(4, dtype=bool)
-    >>> keys = np.array([5, 6, 5, 7], dtype=np.uint64)
-    >>> double, learned = learned.taking(keys, np.arange(4), np.zeros(4, dtype=np.int64), rows, 4)
-    >>> double
-    array([False, False,  True, False])
-    >>> learned.taking(keys[:2], np.arange(2), np.zeros(2, dtype=np.int64), rows[:2], 2)[0]  # 5 was 2 rows ago, 6 four
-    array([ True, False])
+    Example:
+        >>> learned, rows = Learned(window=3, timed=False), np.ones(4, dtype=bool)
+        >>> keys = np.array([5, 6, 5, 7], dtype=np.uint64)
+        >>> double, learned = learned.taking(keys, np.arange(4), np.zeros(4, dtype=np.int64), rows, 4)
+        >>> double
+        array([False, False,  True, False])
+        >>> learned.taking(keys[:2], np.arange(2), np.zeros(2, dtype=np.int64), rows[:2], 2)[0]  # 5: 2 rows ago, 6: 4
+        array([ True, False])
     """
 
     window: int
@@ -148,18 +152,21 @@ class Learned:
     runs: tuple[Run, ...] = ()
 
     def taking(self, keys: Hashes, places: Ints, times: Ints, learns: Mask, total: int) -> tuple[Mask, Learned]:
-        """Which of some rows are duplicates (B,), and what is remembered after them.
+        """Return which rows are duplicates (B,), and the state after these rows.
 
-        keys, places, times, learns (B,): of the rows in the order of their arrival, their keys, their places among all
-        `total` rows that pass, those that cannot be used too, their times, and whether they are learned (a row whose
-        label never comes is not).
+        Args:
+            keys: The keys of the rows, in order of arrival (B,).
+            places: Their places among all `total` rows (B,).
+            times: Their times (B,).
+            learns: Whether each is learned (B,); a row whose label never comes is not.
+            total: The number of rows, including those that cannot be used.
         """
         at = times if self.timed else self.rows + places
         seen = np.argsort(keys, kind="stable")
         ordered, moments = keys[seen], at[seen]
         index = np.arange(len(keys))
         first = np.append(True, ordered[1:] != ordered[:-1])[: len(keys)]
-        # The last row before each that has its key and is learned; -1 where there is none.
+        # The last learned row before each with the same key; -1 if there is none.
         latest = np.maximum.accumulate(np.where(learns[seen], index, -1)) if len(keys) else index
         before = np.append(-1, latest[:-1])[: len(keys)]
         begins = np.maximum.accumulate(np.where(first, index, 0)) if len(keys) else index
@@ -188,7 +195,7 @@ class Learned:
         return (*runs, run) if len(run.keys) else runs
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed stream must know: the hashes of the keys and where they were learned."""
+        """Return the state a resumed stream needs: the hashes of the keys, and when each was learned."""
         keys = np.concatenate([np.zeros(0, dtype=np.uint64), *(run.keys for run in self.runs)])
         at = np.concatenate([np.zeros(0, dtype=np.int64), *(run.at for run in self.runs)])
         whole = Run.of(keys, at)
@@ -201,7 +208,7 @@ class Learned:
         }
 
     def resumed(self, state: dict[str, Any] | None) -> Learned:
-        """The same, with the keys of a `state_dict`; None: without any."""
+        """Return a copy with the keys of a `state_dict`, or without any if it is None."""
         if state is None:
             return self
         run = Run(state["keys"].numpy().view(np.uint64), state["at"].numpy())

@@ -1,4 +1,4 @@
-"""The live blocks of a timeline: loaded as they are needed, dropped when no later increment can need them."""
+"""The live blocks of a timeline: loaded on demand, dropped when no later increment can need them."""
 
 from __future__ import annotations
 
@@ -21,9 +21,16 @@ __all__ = ["LiveBlocks"]
 
 @dataclass(slots=True)
 class _Loaded:
-    """What is kept of a block that was loaded, and that a resume from here would load again.
+    """The record of a loaded block that a resume from here would load again.
 
-    fragments: those that end with it. learned: the keys after it.
+    Attributes:
+        block: The block; None after a file that ended early.
+        fragments: The fragments that end with the block.
+        rows: The number of its rows.
+        first: The earliest time.
+        last_known: The time at which the last outcome becomes known.
+        learned: The keys after the block.
+        finished: Whether no later increment needs it.
     """
 
     block: Block | None
@@ -36,19 +43,19 @@ class _Loaded:
 
 
 class LiveBlocks:
-    """The blocks of a source that are in memory, and where to resume.
+    """The blocks of a source that are in memory, and the state from which to resume.
 
-    Files found since the cursor was saved count as arriving at the time it stands at.
+    Files found since the cursor was saved arrive at the time of the cursor.
 
     Args:
-        source: where rows are.
-        loader: how its fragments become blocks; it keeps what is known of the rows loaded.
-        cursor: where an earlier run stood; {} at the beginning.
+        source: The source of the rows.
+        loader: The loader of its fragments; it keeps the outcomes and keys of the loaded rows.
+        cursor: The position of an earlier run; {} at the beginning.
 
     Attributes:
-        live: the blocks, in order.
-        loaded: the number of rows of the stream loaded so far.
-        learned: where rows have keys, those that a resume needs besides the cursor.
+        live: The blocks, in order.
+        loaded: The number of rows of the stream loaded so far.
+        learned: The keys that a resume needs besides the cursor, if rows have keys.
     """
 
     def __init__(self, source: Source, loader: Loader, cursor: dict[str, Any]) -> None:
@@ -61,7 +68,7 @@ class LiveBlocks:
         self._done_ranges = cursor.get("done", [])
         self._done = {number for start, stop in self._done_ranges for number in range(start, stop)}
         self._rows_done = self._rows_dropped = self.loaded
-        # Bad files: number -> fingerprint, and how many rows were given out of it before. Replaced, never changed.
+        # Bad files: number -> fingerprint, and the number of rows returned before the fault. Replaced, never modified.
         self._rejected: dict[str, tuple[str, int]] = {
             number: (fingerprint, rows) for number, (fingerprint, rows) in cursor.get("rejected", {}).items()
         }
@@ -73,7 +80,7 @@ class LiveBlocks:
         loader.on_bad_file = self._reject
         loader.chunks.floors = {int(number): floor for number, floor in self._floors.items()}
         loader.chunks.alike = Alike(cursor.get("alike"))
-        self._names: list[str] = []  # shared by cursors: never changed, only replaced
+        self._names: list[str] = []  # shared by cursors: replaced, never modified
         self._fingerprints: dict[str, str] = {}  # the same
         self._kept: deque[_Loaded] = deque()
         self._latest = -NEVER
@@ -96,20 +103,24 @@ class LiveBlocks:
             self._origin = self.coming
 
     def _resume(self, cursor: dict[str, Any]) -> None:
-        """Number the source's fragments as the cursor has them, and give those found since the time it stands at."""
+        """Number the source's fragments as in the cursor, and let those found since then arrive at the time of the
+        cursor.
+        """
         known = cursor["fragments"]
         late = self.source.resume(known, cursor.get("fingerprints", {}), cursor.get("appended", ()), self._rejected)
         time = cursor.get("time")
         if time is None:
             return
         for number in (*late, *self._changed_since()):
-            # Those with the ids of files known before come after all rows that have arrived.
+            # Those with the ids of known files come after all rows that have arrived.
             again = number < len(known) or number >= len(self.source.names)
             self._floors.pop(str(number), None)
             self._floors[str(number)] = time + 1 if again else time
 
     def _changed_since(self) -> list[int]:
-        """The numbers of bad files that have changed, to be read again; appended rows are other fragments anyway."""
+        """Return the numbers of bad files that have changed and must be read again; appended rows are separate
+        fragments.
+        """
         changed = [
             number
             for number, (known, rows) in self._rejected.items()
@@ -125,19 +136,21 @@ class LiveBlocks:
 
     @property
     def coming(self) -> int | None:
-        """The first time of what will be loaded next; None where all is loaded."""
+        """The first time of the next block to load; None if everything is loaded."""
         following = self._following()
         return following[0].first if following else None
 
     def _following(self) -> list[Fragment] | None:
-        """What will be loaded next. Only looked for when it is asked for: a Python source may take long to give it."""
+        """Return the next fragments to load, searched for only on demand because a Python source may take long to
+        return them.
+        """
         if self._next is None and not self._ended:
             self._next = next(self._upcoming, None)
             self._ended = self._next is None
         return self._next
 
     def load_any(self) -> None:
-        """Load until there is a row. Raises StreamError where the source has none."""
+        """Load until there is at least one row; raise StreamError if the source has none."""
         while self.loaded == 0 and self.load():
             pass
         if self.loaded == 0:
@@ -153,17 +166,17 @@ class LiveBlocks:
             raise StreamError(f"stream.path: expected rows, got none in {shown or 'the source'}; write some first")
 
     def load_again(self, place: int) -> None:
-        """Load what had arrived before `place` and is still needed. Raises StreamError where it is not there."""
+        """Load the rows before `place` that are still needed; raise StreamError if the source has fewer rows."""
         while self.loaded < place and self.load():
             pass
         if self.loaded < place:
             raise StreamError(
                 f"stream.path: expected the {place} rows this run has seen, got {self.loaded}; "
-                "a stream may only grow: put back what was taken away"
+                "a stream may only grow: restore the removed rows"
             )
 
     def load(self) -> bool:
-        """Load the next block, or find that what comes next cannot be used; False where nothing comes."""
+        """Load the next block, or find that the next files cannot be used; return False if nothing is left."""
         if self._loading is None:
             following = self._following()
             if following is None:
@@ -190,41 +203,43 @@ class LiveBlocks:
         return True
 
     def close(self) -> None:
-        """End the thread that reads ahead."""
+        """Stop the thread that reads ahead."""
         if self._loading is not None:
             self._loading.close()
 
     # -- bad files
 
     def _end_early(self) -> None:
-        """The rest of what is being loaded cannot be used: it ends with the rows that were given out."""
+        """Stop loading the current fragments, whose other rows cannot be used, and keep the rows already returned."""
         given = [fragment.number for fragment in self._next or [] if self._rejected[str(fragment.number)][1]]
         if given:
             self._kept.append(_Loaded(None, given, 0, self._latest, -NEVER, self.loader.learned, finished=True))
         self._loading = self._next = None
 
     def _reject(self, fragment: Fragment, rows: int, fault: Exception) -> None:
-        """Go on without a file, or the rest of it."""
+        """Skip a file, or the rest of it."""
         number = str(fragment.number)
-        if number in self._rejected:  # before a resume: it is read up to the same fault
+        if number in self._rejected:  # rejected before a resume: it is read up to the same fault
             return
         fingerprint = self.source.fingerprint(fragment.name) or ""
         self._rejected = self._rejected | {number: (fingerprint, rows)}
         self.bad_files.append(BadFile(fragment.name, str(fault), fingerprint, rows))
-        if not rows:  # it may be used when it has changed
+        if not rows:  # it is read again if it changes
             self.source.drop_fingerprint(fragment.number)
             self._fingerprints = {}
 
     def take_bad_files(self) -> list[BadFile]:
-        """The bad files found since the last call."""
+        """Return the bad files found since the last call."""
         found, self.bad_files = self.bad_files, []
         return found
 
     # -- dropping, and where to resume
 
     def drop(self, place: int, time: int | None) -> None:
-        """Drop what no later increment can need: arrived before `place`, labelled before `time`, and out of the window
-        of every rate."""
+        """Drop the blocks that no later increment can need.
+
+        They arrived before `place`, their labels are due before `time`, and they are outside the window of every rate.
+        """
         finished = {id(block) for block in self.live if _is_finished(block, place, time)}
         if finished:
             self.live = [block for block in self.live if id(block) not in finished]
@@ -234,7 +249,7 @@ class LiveBlocks:
         if not self._kept or not self._kept[0].finished:
             return
         rates = self.loader.chunks.rates
-        # Features of the first unfinished block must be the same after a resume: keep the whole window before it.
+        # Features of the first unfinished block must be the same after a resume, so the whole window before it is kept.
         core = next((kept for kept in self._kept if not kept.finished), self._kept[-1])
         windows = [rate.window_us for rate in rates if rate.window_us is not None]
         while self._kept and self._kept[0].finished and len(windows) == len(rates):
@@ -243,17 +258,21 @@ class LiveBlocks:
                 break
             self._kept.popleft()
             self._rows_dropped += oldest.rows
-            if oldest.fragments:  # otherwise a chunk: a resume reads its file from the beginning
+            if oldest.fragments:  # otherwise it is a chunk, and a resume reads its file from the beginning
                 self._rows_done, self.learned = self._rows_dropped, oldest.learned
                 self._done |= set(oldest.fragments)
                 self._done_ranges = _ranges(self._done)
 
     def cursor(self) -> dict[str, Any]:
-        """What a resume needs to know of the source, JSON.
+        """Return the state a resume needs, as JSON.
 
-        fragments, fingerprints, appended: what the source had. floors: number of a fragment found late -> when. origin:
-        the earliest time. done, rows: the fragments not needed any more, and their rows. rejected: number of a bad file
-        -> its fingerprint, and how many of its rows were given out. alike: what files must agree on.
+        Its keys: `fragments`, `fingerprints` and `appended` describe the source; `floors` maps the number of a fragment
+        found
+        late to its arrival time; `origin` is the earliest time; `done` and `rows` are the fragments no longer needed
+        and the
+        number of their rows; `rejected` maps the number of a bad file to its fingerprint and the number of rows
+        returned from
+        it; `alike` is the state of the consistency checks between files.
         """
         if len(self._names) != len(self.source.names):
             self._names = list(self.source.names)
@@ -278,7 +297,7 @@ def _is_finished(block: Block, place: int, time: int | None) -> bool:
 
 
 def _ranges(numbers: set[int]) -> list[list[int]]:
-    """Sorted numbers as [start, stop) pairs."""
+    """Return sorted numbers as [start, stop) pairs."""
     pairs: list[list[int]] = []
     for number in sorted(numbers):
         if pairs and pairs[-1][1] == number:

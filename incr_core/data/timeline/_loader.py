@@ -1,4 +1,4 @@
-"""Fragments to blocks: read, encoded, sorted together, with the features that depend on the rows before."""
+"""Loading of fragments as blocks: read, encoded and sorted, with the features that depend on earlier rows."""
 
 from __future__ import annotations
 
@@ -26,26 +26,26 @@ from incr_core.errors import BadRows, StreamError
 __all__ = ["Loader", "overlapping"]
 
 RATES = 1 << 30
-"""What rates are among the things that readers share of a block: after all of its fragments."""
+"""The number of the rates among the items of a block that readers share: after all of its fragments."""
 
 
 def _ignore(fragment: Fragment, rows: int, fault: Exception) -> None:
-    """Pass over a bad file without a word."""
+    """Skip a bad file without a report."""
 
 
 @dataclass(slots=True)
 class Loader:
-    """How fragments become blocks, and what is known of the rows loaded so far.
+    """The conversion of fragments to blocks, and the outcomes and keys of the rows loaded so far.
 
     Attributes:
-        chunks: how tables become chunks.
-        by_fragment: rows arrive fragment by fragment, by time only within one; otherwise by time.
-        cold_start: the time at which a warm start ends; by fragment, all rows before it come first.
-        history: the outcomes of all rows loaded, for rates.
-        learned: the keys of rows learned, where rows have keys.
-        aside: spans of time; what becomes known within them is left out of the history.
-        on_bad_file: called with a file that is passed over, after how many of its rows, and why.
-        sharing: what is made in turns with other readers.
+        chunks: The conversion of tables to chunks.
+        by_fragment: Whether rows arrive fragment by fragment, sorted by time only within each; otherwise by time.
+        cold_start: The time at which a warm start ends; by fragment, all rows before it come first.
+        history: The outcomes of all loaded rows, for rates.
+        learned: The keys of learned rows, if rows have keys.
+        aside: Spans of time whose outcomes are excluded from the history.
+        on_bad_file: Called with a file that is skipped, the number of its rows returned before, and the fault.
+        sharing: The items created in turns with other readers.
     """
 
     chunks: ChunkEncoder
@@ -58,11 +58,13 @@ class Loader:
     sharing: Sharing = field(default_factory=Sharing)
 
     def blocks(self, fragments: Sequence[Fragment], place: int = 0) -> Generator[tuple[Block, bool]]:
-        """Load fragments that are sorted together, as one block; their first row stands at `place` in the stream.
+        """Load fragments that are sorted together, as one block whose first row has the place `place` in the stream.
 
-        But where rows come as they lie, each chunk of a file is a block by itself: one is read while the one before is
-        encoded, and no more of the file is in memory. The flag marks the last block; none is marked where the rest of a
-        file, or all files, cannot be used.
+        If rows keep the order of their files, each chunk of a file is a separate block: one is read while the one
+        before is
+        encoded, and no more of the file is in memory. The flag marks the last block; no block has it if the rest of a
+        file, or
+        all files, cannot be used.
         """
         self.sharing.load(place)
         if self.chunks.predict_at is None and not self.by_fragment:
@@ -83,7 +85,7 @@ class Loader:
         given = 0
         reader = reader_of(self.chunks, self.sharing)
         found = reader.pieces(fragment)
-        # Of many readers in a process, one thread each would be many; what the first reads is there for the others.
+        # Shared reads use no thread: each reader would have one, and data read by the first is available to all.
         with closing(prefetch(found) if self.chunks.reads is None else (piece for piece in found)) as pieces:
             try:
                 piece: Piece | None = next(pieces)
@@ -103,7 +105,7 @@ class Loader:
                 self._pass_over(fragment, given, fault)
 
     def _sorted_block(self, fragments: Sequence[Fragment], chunks: Sequence[Chunk]) -> Block:
-        """All rows of some fragments, in order of arrival, with their rates."""
+        """Return all rows of some fragments, in order of arrival, with their rates."""
         chunk = chunks[0]
         if len(chunks) > 1 or (self.chunks.predict_at is not None and not chunk.is_in_order):
             chunk = sorted_chunks(chunks, by_fragment=self.by_fragment, first_before=self.cold_start)
@@ -114,8 +116,11 @@ class Loader:
         return self._block(fragments, chunk)
 
     def _rates(self, chunk: Chunk, turn: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-        """The rates of a chunk's rows. Owners of other rows, whose rates are others, share nothing of them; nor is
-        anything shared once outcomes are left out, since what others have made before would have them still.
+        """Return the rates of a chunk's rows.
+
+        They are shared only with readers of the same owner, and not once outcomes are excluded, because rates computed
+        by
+        others earlier would still include those outcomes.
         """
 
         def make() -> np.ndarray[Any, np.dtype[np.float32]]:
@@ -135,7 +140,7 @@ class Loader:
         return Block.of(fragments, chunk, delayed=self.chunks.label_at is not None)
 
     def _leave_out_duplicates(self, chunk: Chunk) -> None:
-        """Leave rows that were learned before out of a chunk in order of arrival, and remember the others."""
+        """Remove rows that were learned before from a chunk in order of arrival, and record the keys of the others."""
         if self.learned is None or chunk.keys is None:
             return
         good = chunk.good
@@ -151,9 +156,9 @@ class Loader:
 
 
 def overlapping(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fragment]]:
-    """Fragments in lists whose times do not overlap, so that each list can be sorted by itself.
+    """Group fragments so that the times of different groups do not overlap and each group can be sorted separately.
 
-    Without times each is a list as soon as it comes: nothing waits for the one after it.
+    Without times, each fragment is a group as soon as it is found, without waiting for the next one.
     """
     if not timed:
         yield from ([fragment] for fragment in fragments)
@@ -166,7 +171,7 @@ def overlapping(fragments: Iterator[Fragment], timed: bool) -> Iterator[list[Fra
                 f"{fragment.name}: expected times not before those of {members[0].name}, got earlier ones; "
                 "a Python source must give its tables in time order"
             )
-        # Where one ends as the next begins, rows of one moment are in the order of their ids.
+        # If one ends at the time the next begins, rows with this time are in the order of their ids.
         highest = max((member.file for member in members), default=0)
         overlaps = fragment.first < last or (fragment.first == last and fragment.file < highest)
         if members and not overlaps:

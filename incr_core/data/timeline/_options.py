@@ -1,4 +1,4 @@
-"""The options of a stream: which go together, and what the texts among them mean."""
+"""The options of a stream: checks of their combinations, and the meaning of textual values."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ __all__ = ["check_options", "first_cut", "local_time", "no_keys", "tick"]
 def check_options(
     predict_at: str | None, label_at: str | None, order: str, rates: Sequence[Rate], encoder: Encoder
 ) -> None:
-    """ArgumentError where the columns of times, the order, the rates and the encoder do not fit together."""
+    """Raise ArgumentError if the columns of times, the order, the rates and the encoder are inconsistent."""
     if order not in ("time", "file"):
         raise ArgumentError(f'stream.order: expected "time" or "file", got {order!r}')
     if order == "file" and predict_at is not None:
         raise ArgumentError(
-            f'stream.order: expected "time" with predict_at = "{predict_at}", got "file", which takes rows as '
-            "they lie; leave one of them out"
+            f'stream.order: expected "time" with predict_at = "{predict_at}", got "file", which keeps '
+            "the order of the files; leave one of them out"
         )
     if label_at is not None and predict_at is None:
         raise ArgumentError(
@@ -44,10 +44,11 @@ def check_options(
 
 
 def tick(every: str | int, predict_at: str | None) -> int | None:
-    """The microseconds of a tick; None where an increment is a file or a number of rows.
+    """Return the microseconds of a tick; None if an increment is a file or a number of rows.
 
-    >>> tick("1h", "at") == 3600 * clock.SECOND, tick(100, None)
-    (True, None)
+    Example:
+        >>> tick("1h", "at") == 3600 * clock.SECOND, tick(100, None)
+        (True, None)
     """
     if isinstance(every, int):
         if every < 1 or isinstance(every, bool):
@@ -65,10 +66,11 @@ def tick(every: str | int, predict_at: str | None) -> int | None:
 
 
 def no_keys(window: str | int, predict_at: str | None) -> Learned:
-    """No keys yet, with a window of time or of rows.
+    """Return an empty set of keys, with a window of time or of rows.
 
-    >>> no_keys("1h", "at").timed, no_keys(100, None).timed
-    (True, False)
+    Example:
+        >>> no_keys("1h", "at").timed, no_keys(100, None).timed
+        (True, False)
     """
     if isinstance(window, int):
         if window < 1:
@@ -83,10 +85,11 @@ def no_keys(window: str | int, predict_at: str | None) -> Learned:
 
 
 def first_cut(start: str | int | None, predict_at: str | None, zone: str | None) -> tuple[int | None, int | None]:
-    """Where the warm start ends: at a time, or after a number of rows; (None, None) without one.
+    """Return the end of the warm start, as a time or a number of rows; (None, None) without a warm start.
 
-    >>> first_cut(100, None, None), first_cut("1970-01-01", "at", None)
-    ((None, 100), (0, None))
+    Example:
+        >>> first_cut(100, None, None), first_cut("1970-01-01", "at", None)
+        ((None, 100), (0, None))
     """
     if start is None:
         return None, None
@@ -105,10 +108,11 @@ def first_cut(start: str | int | None, predict_at: str | None, zone: str | None)
 def local_time(
     zone: str | None, predict_at: str | None, label_at: str | None, rates: Sequence[Rate] = ()
 ) -> LocalTime | None:
-    """What times without a zone mean, in the columns that say when a row arrives or something is known.
+    """Return the meaning of times without a zone, in the columns that say when a row arrives or something is known.
 
-    >>> local_time("Asia/Tokyo", "at", "label_at").late
-    frozenset({'label_at'})
+    Example:
+        >>> local_time("Asia/Tokyo", "at", "label_at").late
+        frozenset({'label_at'})
     """
     if zone is None:
         return None

@@ -1,4 +1,4 @@
-"""A chunk as tensors and JSON, as one reader hands it to others; what its rows' numbers tell is not sent."""
+"""A chunk as tensors and JSON, as readers transfer it; what follows from the numbers of its rows is not sent."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ INPUTS = "inputs/"
 
 
 def pack_chunk(chunk: Chunk) -> Transfer:
-    """A chunk of one fragment, of whose rows none is left out as a duplicate yet."""
+    """Pack a chunk of one fragment from which no duplicates have been removed yet."""
     batch, questions = chunk.batch, chunk.questions
     inputs = batch.inputs if isinstance(batch.inputs, dict) else {"": batch.inputs}
     found = {
@@ -54,14 +54,16 @@ def pack_chunk(chunk: Chunk) -> Transfer:
 
 
 def unpack_chunk(handed: Transfer, file: int, start: int) -> Chunk:
-    """The chunk again: rows of a file, by the number that their ids bear, from offset `start` on.
+    """Restore the chunk: rows of a file, with its number in their ids, from offset `start`.
 
-    >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), row_ids=row_ids(3, 5, 7))
-    >>> nothing, places = np.zeros(2, dtype=np.int64), np.arange(2)
-    >>> none = Questions(*(np.zeros((0, 2), dtype) for dtype in (np.int64, np.float64, np.int64)))
-    >>> chunk = Chunk(nothing, nothing, row_ids(3, 5, 7), places, batch, none, [], places[:0], places[:1], places[1:])
-    >>> unpack_chunk(pack_chunk(chunk), 3, 5).batch.row_ids - 3 * 2**40
-    tensor([5, 6])
+    Example:
+        >>> batch = Batch(torch.ones(2, 1), torch.zeros(2), row_ids=row_ids(3, 5, 7))
+        >>> nothing, places = np.zeros(2, dtype=np.int64), np.arange(2)
+        >>> none = Questions(*(np.zeros((0, 2), dtype) for dtype in (np.int64, np.float64, np.int64)))
+        >>> ids = row_ids(3, 5, 7)
+        >>> chunk = Chunk(nothing, nothing, ids, places, batch, none, [], places[:0], places[:1], places[1:])
+        >>> unpack_chunk(pack_chunk(chunk), 3, 5).batch.row_ids - 3 * 2**40
+        tensor([5, 6])
     """
     tensors, told, rows = handed.tensors, handed.told, handed.told["rows"]
     arrays = {name: value.numpy() for name, value in tensors.items()}

@@ -1,7 +1,8 @@
-"""Partitions: which rows of a stream one owner holds.
+"""Partitions: the rows of a stream that belong to one owner.
 
-`ByColumn`, `ByHash`, `ByDraw` and `ByTime` partition the data: rows are chosen before rates and increments are made, so
-an owner's features depend on its own rows only. `Blocks` deals out the finished increments of one common stream.
+`ByColumn`, `ByHash`, `ByDraw` and `ByTime` partition the data: rows are selected before rates and increments are
+computed, so an owner's features depend only on its own rows. `Blocks` distributes the finished increments of one common
+stream.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ __all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByOwners", "ByRow", "ByTim
 
 @dataclass(frozen=True)
 class ByColumn:
-    """The rows whose `column` reads `value`.
+    """The rows whose `column` has the text `value`.
 
-    >>> ByColumn("carrier", "AA").mask(pa.table({"carrier": ["AA", "UA"]}))
-    array([ True, False])
+    Example:
+        >>> ByColumn("carrier", "AA").mask(pa.table({"carrier": ["AA", "UA"]}))
+        array([ True, False])
     """
 
     column: str
@@ -39,36 +41,37 @@ class ByColumn:
 
     @property
     def columns(self) -> list[str]:
-        """What must be read to tell the owner of a row."""
+        """The columns needed to determine the owner of a row."""
         return [self.column]
 
     @property
     def mark(self) -> str | None:
-        """What the owner is known by among the marks, as text."""
+        """The mark of the owner, as text."""
         return text(self.value)
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which rows of the table are owned, (B,) bool."""
+        """Select the owned rows of the table: (B,) bool."""
         nothing = np.zeros(0, dtype=np.int64)
         return self.marked(*self.marks(table, nothing, nothing))
 
     def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
-        """What tells the owners of the table's rows, the same for each of them."""
+        """Return the marks of the table's rows, the same for all owners."""
         return indexed(table[self.column])
 
     def marked(self, values: Sequence[object], codes: np.ndarray[Any, Any]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of the rows with these marks are owned, (B,) bool."""
+        """Select the owned rows, given their marks: (B,) bool."""
         mine = np.array([text(value) == text(self.value) for value in values], dtype=bool)
         return mine[codes] if len(codes) else np.zeros(0, dtype=bool)
 
 
 @dataclass(frozen=True)
 class ByHash(Numbered):
-    """The rows whose `column` hashes to `index` modulo `count`: the same value always has the same owner.
+    """The rows whose `column` hashes to `index` modulo `count`; equal values have the same owner.
 
-    >>> table = pa.table({"carrier": ["AA", "UA", "DL"]})
-    >>> sum(int(ByHash("carrier", index, 2).mask(table).sum()) for index in range(2))
-    3
+    Example:
+        >>> table = pa.table({"carrier": ["AA", "UA", "DL"]})
+        >>> sum(int(ByHash("carrier", index, 2).mask(table).sum()) for index in range(2))
+        3
     """
 
     column: str
@@ -77,43 +80,48 @@ class ByHash(Numbered):
     _hash: ColumnHash = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        # Salted, or a model's own hash of this column would see only some of its buckets.
+        # The salt makes this hash independent of the model's own hash of the column, which would otherwise use few
+        # buckets.
         object.__setattr__(self, "_hash", ColumnHash(f"owner of {self.column}"))
 
     @property
     def columns(self) -> list[str]:
-        """What must be read to tell the owner of a row."""
+        """The columns needed to determine the owner of a row."""
         return [self.column]
 
     def mask(self, table: pa.Table) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which rows of the table are owned, (B,) bool."""
+        """Select the owned rows of the table: (B,) bool."""
         nothing = np.zeros(0, dtype=np.int64)
         return self.marked(*self.marks(table, nothing, nothing))
 
     def marks(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Marks:
-        """What tells the owners of the table's rows, the same for each of them."""
+        """Return the marks of the table's rows, the same for all owners."""
         return range(self.count), self._hash(table[self.column]) % np.uint64(self.count)
 
 
 @dataclass(frozen=True)
 class Blocks:
-    """The share of replica `index` of `count` in the increments of one common stream, dealt out in blocks of rows.
+    """The share of replica `index` of `count` in the increments of one common stream, distributed in blocks of rows.
 
-    As long as there are `size` rows for every replica, each gets a block of `size` consecutive rows; the rows left over
-    are cut into `count` blocks of one length, to within a row. The deal goes on where that of the last increment ended:
-    the first block goes to the replica after the one that last got a row more than others. So replicas differ by one
-    row at most, in every increment and in the sum of all, and take equally many steps.
+    As long as there are `size` rows for every replica, each gets a block of `size` consecutive rows; the remaining rows
+    are
+    cut into `count` blocks of equal length, within one row. The distribution continues where that of the last increment
+    ended: the first block goes to the replica after the one that last got a row more than others. So the row counts of
+    replicas differ by at most one, in every increment and in total, and replicas take the same number of steps.
 
     Args:
-        index: the replica, from 0.
-        count: how many replicas share the stream.
-        size: rows of a full block: a batch, so that replicas averaging every step take the steps of one process with
-            `accumulate = count`.
+        index: The replica, from 0.
+        count: The number of replicas that share the stream.
+        size: The rows of a full block, i.e. a batch, so that replicas that average every step take the steps of one
+            process
+            with `accumulate = count`.
 
-    >>> [Blocks(index, 2, size=2).deal(Batch(torch.arange(7.0), torch.arange(7.0)), 0).targets for index in range(2)]
-    [tensor([0., 1., 4., 5.]), tensor([2., 3., 6.])]
-    >>> [Blocks(index, 2, size=2).deal(Batch(torch.arange(1.0), torch.arange(1.0)), 7).targets for index in range(2)]
-    [tensor([]), tensor([0.])]
+    Example:
+        >>> seven, one = (Batch(torch.arange(rows), torch.arange(rows)) for rows in (7.0, 1.0))
+        >>> [Blocks(index, 2, size=2).deal(seven, 0).targets for index in range(2)]
+        [tensor([0., 1., 4., 5.]), tensor([2., 3., 6.])]
+        >>> [Blocks(index, 2, size=2).deal(one, 7).targets for index in range(2)]
+        [tensor([]), tensor([0.])]
     """
 
     index: int
@@ -121,12 +129,13 @@ class Blocks:
     size: int
 
     def deal(self, batch: Batch, dealt: int) -> Batch:
-        """The owned rows of a batch; dealt: how many rows were dealt out, to all replicas, before it."""
-        # Full blocks come in rounds of one for each replica, so all rows ever dealt say whose turn it is.
+        """Return the owned rows of a batch; `dealt` is the number of rows distributed to all replicas before it."""
+        # Full blocks come in rounds of one for each replica, so the total number of distributed rows determines the
+        # turn.
         turn = (self.index - dealt) % self.count
         in_rounds = len(batch) - len(batch) % (self.count * self.size)
         full = torch.arange(in_rounds).view(-1, self.count, self.size)[:, turn].flatten()
-        length, longer = divmod(len(batch) - in_rounds, self.count)  # of the last blocks, the first are a row longer
+        length, longer = divmod(len(batch) - in_rounds, self.count)  # the first of the last blocks are one row longer
         start = in_rounds + turn * length + min(turn, longer)
         return batch.take(torch.cat([full, torch.arange(start, start + length + (turn < longer))]))
 
@@ -181,12 +190,17 @@ Partition = ByRow | Blocks
 def owners(
     source: str | Path | Callable[[], Any], column: str, *, format: str | None = None, tolerant: bool = False
 ) -> dict[str | None, int]:
-    """The distinct values of a column over a whole source, as text, sorted, null last; and how many rows each has.
+    """Return the distinct values of a column of a whole source, as sorted text with null last, with their row counts.
 
-    tolerant: skip files that cannot be read.
+    Args:
+        source: The source.
+        column: The column.
+        format: The format of the files, if their names do not determine it.
+        tolerant: Whether to skip files that cannot be read.
 
-    >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
-    {'AA': 1, 'UA': 2}
+    Example:
+        >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
+        {'AA': 1, 'UA': 2}
     """
     rows: Counter[str | None] = Counter()
     for fragment in open_source(source, format).fragments():

@@ -1,4 +1,4 @@
-"""New rows that are dicts of plain values, encoded with their rates as `encode_table` encodes a table of them."""
+"""New rows given as dicts of plain values, encoded with their rates as `encode_table` encodes a table of them."""
 
 from __future__ import annotations
 
@@ -26,26 +26,31 @@ _TIME = re.compile(
     r"(?:1[89]|2[0-8])\d\d-\d\d-\d\d([T ]([01]\d|2[0-3]):[0-5]\d(:[0-5]\d(\.\d{1,6})?)?(Z|[+-](0\d|1[0-4]):?[0-5]\d)?)?"
 )
 _RULED = range(1971, 2037)
-"""Years of which all say alike when the clocks of a zone were set."""
+"""Years with the same text for a zone's clock changes."""
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NEAR = range(-8_000_000_000, 32_000_000_000)
-"""Epoch seconds, of the years 1716 to 2984; what is outside needs a closer look."""
+"""Epoch seconds of the years 1716 to 2984; other times need the slow path."""
 
 
 class PlainAsked:
-    """`PlainRows`, and the rates of a version's history behind them.
+    """`PlainRows` with the rates computed from a version's history.
 
     Args:
-        encoder, rates, history, predict_at, time_zone: as of `encode_table`.
+        encoder: As in `encode_table`.
+        rates: As in `encode_table`.
+        history: As in `encode_table`.
+        predict_at: As in `encode_table`.
+        time_zone: As in `encode_table`.
 
-    >>> rates = [Rate(["carrier"], "1h", prior=0.5)]
-    >>> encoder = Encoder("late", ["distance"], [], objective="binary", classes=None)
-    >>> asked = PlainAsked(encoder, rates, None, predict_at="at")
-    >>> asked.inputs([{"distance": 170, "carrier": "AA", "at": "2013-02-01 05:00"}])
-    tensor([[170.0000,   0.5000,   0.0000]])
-    >>> asked.inputs([{"distance": 170, "carrier": "AA", "at": "soon"}]) is None
-    True
+    Example:
+        >>> rates = [Rate(["carrier"], "1h", prior=0.5)]
+        >>> encoder = Encoder("late", ["distance"], [], objective="binary", classes=None)
+        >>> asked = PlainAsked(encoder, rates, None, predict_at="at")
+        >>> asked.inputs([{"distance": 170, "carrier": "AA", "at": "2013-02-01 05:00"}])
+        tensor([[170.0000,   0.5000,   0.0000]])
+        >>> asked.inputs([{"distance": 170, "carrier": "AA", "at": "soon"}]) is None
+        True
     """
 
     def __init__(
@@ -65,16 +70,16 @@ class PlainAsked:
         keys = {name for rate in rates for name in rate.by}
         self._numbers = keys.intersection(encoder.numeric)
         self._hashes = {name: ColumnHash(name) for name in keys}
-        # Columns that are two things at once: a table knows what is meant.
+        # Columns with two roles need the table's slow path.
         special = {predict_at, encoder.task, *encoder.widths}
         self._never = bool(rates) and (bool(special & keys) or predict_at in encoder.inputs)
 
     def also_know(self, newer: Lookup) -> None:
-        """Make rates of these outcomes too from now on, besides those of the history."""
+        """Compute rates from these outcomes too, besides those of the history."""
         self._lookup = self._known.plus(newer)
 
     def inputs(self, rows: Sequence[Row]) -> Inputs | None:
-        """The inputs of a model for some rows, at least one; None where a value needs a closer look."""
+        """Return the inputs of a model for at least one row; None if a value needs the slow path."""
         inputs = None if self._never else self._rows.inputs(rows)
         if inputs is None or not self._lookup.rates:
             return inputs
@@ -85,13 +90,13 @@ class PlainAsked:
         return widened(inputs, torch.from_numpy(self._lookup.features(questions, times)))
 
     def _keys(self, rows: Sequence[Row]) -> Ints | None:
-        """One number for each row and series of rates, (S, B), as `Rate.keys` makes it."""
+        """Return one number for each row and series of rates, (S, B), as `Rate.keys` does."""
         hashed: dict[str, np.ndarray[Any, np.dtype[np.uint64]]] = {}
         for name, hashes in self._hashes.items():
             if not all(name in row for row in rows):
                 return None
             values = [row[name] for row in rows]
-            if name in self._numbers:  # true is 1 in a column of numbers
+            if name in self._numbers:  # in a column of numbers, true is 1
                 values = [int(value) if type(value) is bool else value for value in values]
                 if any(plain_number(value) is None for value in values):
                     return None
@@ -101,7 +106,7 @@ class PlainAsked:
         return self._lookup.keys(hashed, len(rows))
 
     def _times(self, rows: Sequence[Row]) -> Ints | None:
-        """The microseconds at which rows are to be predicted, (B,)."""
+        """Return the microseconds at which rows are to be predicted, (B,)."""
         assert self._predict_at is not None
         told: list[Any] = [row.get(self._predict_at) for row in rows]
         kinds = set(map(type, told))
@@ -121,7 +126,7 @@ class PlainAsked:
         return None if None in found else np.array(found, dtype=np.int64)
 
     def _read(self, told: str) -> tuple[int | None, bool]:
-        """The microseconds of ISO text, and whether it has a zone."""
+        """Return the microseconds of ISO text, and whether it has a zone."""
         try:
             moment = datetime.fromisoformat(told) if _TIME.fullmatch(told) else None
         except ValueError:  # an impossible date
@@ -134,5 +139,5 @@ class PlainAsked:
             if self._zone is not None and not (
                 moment.year in _RULED and moment.astimezone(UTC).astimezone(self._zone) == moment
             ):
-                return None, False  # as of an hour that was left out when clocks were set forward
+                return None, False  # in an hour skipped when clocks were set forward
         return (moment - _EPOCH) // timedelta(microseconds=1), zoned

@@ -1,7 +1,7 @@
-"""Read rows back by their addresses, encoded as they were when they were learned.
+"""Reading rows again by their addresses, encoded as when they were learned.
 
-Without rates a row's features are its own columns: only the row groups that hold those rows are read. A rate is made of
-labels known before its row, so with rates the stream is loaded again from its beginning up to the last of the rows.
+Without rates, a row's features are its own columns, so only the row groups with these rows are read. A rate depends on
+labels known before its row, so with rates the stream is loaded again from the beginning up to the last of the rows.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ __all__ = ["by_address", "by_replay", "in_order"]
 
 
 def by_address(source: Source, encoder: Encoder, row_ids: Tensor) -> list[Batch]:
-    """The labelled rows with these ids (n,), a batch for each fragment; rows of fragments that are gone are missing."""
+    """Return the labelled rows with these ids (n,), in a batch per fragment, without rows of fragments that no longer
+    exist.
+    """
     found: list[Batch] = []
     numbers, gone = fragment_of(row_ids), source.gone()
     asked = set(numbers.tolist()) - gone
@@ -34,15 +36,19 @@ def by_address(source: Source, encoder: Encoder, row_ids: Tensor) -> list[Batch]
             ids = row_ids[mine]
             table = fragment.take(encoder.columns, offset_of(ids).numpy())
             found.append(encoder.encode(table, ids, fragment.name).batch)
-        if fragment.number == max(asked, default=0) and not source.appended:  # a Python source may have no end
+        if fragment.number == max(asked, default=0) and not source.appended:  # a Python source may be endless
             break
     return found
 
 
 def by_replay(source: Source, loader: Loader, row_ids: Tensor, cursor: dict[str, Any]) -> list[Batch]:
-    """The same, with their rates; cursor: of the last increment given out, which knows what was found late.
+    """Return the same rows with their rates.
 
-    The loader has read nothing yet. Bad files were reported when their rows were due, and are passed over.
+    Args:
+        source: The source of the rows.
+        loader: A loader that has read nothing yet; it skips bad files, which were reported when their rows were due.
+        row_ids: The ids of the rows (n,).
+        cursor: The cursor of the last increment, which records the files found late.
     """
     found: list[Batch] = []
     left = len(row_ids)
@@ -70,7 +76,7 @@ def by_replay(source: Source, loader: Loader, row_ids: Tensor, cursor: dict[str,
 
 
 def in_order(found: list[Batch]) -> Batch | None:
-    """One batch in the order of row ids, whatever order they were read in; None where there are none."""
+    """Return one batch in the order of row ids; None without rows."""
     if not found:
         return None
     batch = cat(found)

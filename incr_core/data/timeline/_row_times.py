@@ -1,4 +1,4 @@
-"""When rows arrive, when their labels are known, and which rows have bad times."""
+"""The times at which rows arrive and labels become known, and the rows with bad times."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Mask = np.ndarray[Any, np.dtype[np.bool_]]
 
 @dataclass(frozen=True, slots=True)
 class Wrong:
-    """Rows of a column that do not hold what was expected: which of them (B,), and what they hold."""
+    """Rows (B,) of a column with unexpected values, and a description of the values."""
 
     rows: Mask
     column: str
@@ -30,9 +30,13 @@ class Wrong:
 
 @dataclass(frozen=True, slots=True)
 class RowTimes:
-    """The times of rows: arrive (B,) and known (B,), microseconds, and what is wrong with them.
+    """The times of rows, and the rows with bad times.
 
-    zoned: of each column, whether its times have a zone (`Instants.zoned`).
+    Attributes:
+        arrive: The arrival times (B,), in microseconds.
+        known: The label times (B,), in microseconds.
+        wrong: The rows with bad times, for each column.
+        zoned: For each column, whether its times have a zone (`Instants.zoned`).
     """
 
     arrive: Ints
@@ -52,7 +56,7 @@ class RowTimes:
         leap: int | None = None,
         earlier: EarlierTimes | None = None,
     ) -> RowTimes:
-        """Those of a table, called `name` in errors.
+        """Read the times of a table.
 
         Args:
             table: the rows.
@@ -64,12 +68,13 @@ class RowTimes:
             leap: a time that `leaps` further is bad.
             earlier: the times of the rows before these, where there are any that all readers agree on.
 
-        >>> table = pa.table({"at": [5, None, 9], "label_at": [7, 8, 6]})
-        >>> times = RowTimes.of(table, "here", "at", "label_at", floor=5_000_000)
-        >>> times.arrive.tolist(), times.known.tolist()
-        ([5000000, 5000000, 9000000], [7000000, 8000000, 9000000])
-        >>> [(wrong.column, wrong.rows.tolist()) for wrong in times.wrong if wrong.rows.any()]
-        [('at', [False, True, False]), ('label_at', [False, False, True])]
+        Example:
+            >>> table = pa.table({"at": [5, None, 9], "label_at": [7, 8, 6]})
+            >>> times = RowTimes.of(table, "here", "at", "label_at", floor=5_000_000)
+            >>> times.arrive.tolist(), times.known.tolist()
+            ([5000000, 5000000, 9000000], [7000000, 8000000, 9000000])
+            >>> [(wrong.column, wrong.rows.tolist()) for wrong in times.wrong if wrong.rows.any()]
+            [('at', [False, True, False]), ('label_at', [False, False, True])]
         """
         wrong: list[Wrong] = []
         zoned: dict[str, bool | None] = {}
@@ -102,11 +107,12 @@ class RowTimes:
         return cls(times, np.where(labels.known, np.maximum(labels.values, times), NEVER), wrong, zoned)
 
     def slice(self, start: int, stop: int) -> RowTimes:
-        """Those of some consecutive rows.
+        """Return the times of consecutive rows.
 
-        >>> times = RowTimes.of(pa.table({"at": [5, None, 9]}), "here", "at", None)
-        >>> times.slice(1, 3).arrive.tolist(), [wrong.rows.tolist() for wrong in times.slice(1, 3).wrong]
-        ([0, 9000000], [[False, False], [True, False]])
+        Example:
+            >>> times = RowTimes.of(pa.table({"at": [5, None, 9]}), "here", "at", None)
+            >>> times.slice(1, 3).arrive.tolist(), [wrong.rows.tolist() for wrong in times.slice(1, 3).wrong]
+            ([0, 9000000], [[False, False], [True, False]])
         """
         wrong = [replace(one, rows=one.rows[start:stop]) for one in self.wrong]
         return RowTimes(self.arrive[start:stop].copy(), self.known[start:stop].copy(), wrong, self.zoned)

@@ -1,8 +1,8 @@
-"""How far a run has come with every row of its stream's files, by its cursor: given out by now, or not yet.
+"""The progress of a run with every row of its stream's files, derived from its cursor.
 
-Of a file that the run has finished with, every row was given out except those whose label never comes. The other files
-are loaded again, as a resume would, so the same code says which rows have arrived, which labels were due, and which
-rows cannot be used.
+If the run has finished a file, it has returned all rows of the file except those whose label never comes. The other
+files are loaded again, as in a resume, so the same code determines which rows have arrived, which labels were due, and
+which rows cannot be used.
 """
 
 from __future__ import annotations
@@ -28,22 +28,23 @@ __all__ = ["Standing", "standing"]
 
 @dataclass(slots=True)
 class Standing:
-    """The rows of a stream's files, by how far a run has come with them.
+    """The rows of a stream's files, by the progress of a run.
 
     Attributes:
-        names, known: the files by number, those known to the run before others; and how many it knows.
-        there: all rows of files that are there.
-        finished: the rows of files that the run will not read again. The next four are of the other files.
-        due: to be learned by now.
-        awaiting: arrived, with a label to come.
-        bad: arrived, and cannot be used.
-        unlabelled: arrived, with a label that never comes; of finished files too.
-        rejected: rows of files that cannot be used as a whole.
-        bad_files: those files, their fingerprints, and how many of their rows were given out before.
-        gone: files that the run knows and that are not there.
-        changed: files that have changed since the run read them, with the fingerprints then and now.
-        uncounted: files whose rows cannot be counted.
-        unproven: why it is not known which rows of unfinished files are due, if it is not.
+        names: The files by number; those known to the run come first.
+        known: The number of files known to the run.
+        there: All rows of existing files.
+        finished: The rows of files that the run will not read again; the next four are rows of the other files.
+        due: The rows whose labels are due.
+        awaiting: The rows that have arrived and have a label to come.
+        bad: The rows that have arrived and cannot be used.
+        unlabelled: The rows that have arrived and whose label never comes; those of finished files are included.
+        rejected: The rows of files that cannot be used at all.
+        bad_files: Those files, their fingerprints, and the number of their rows returned before the fault.
+        gone: The files known to the run that no longer exist.
+        changed: The files that have changed since the run read them, with both fingerprints.
+        uncounted: The files whose rows cannot be counted.
+        unproven: The reason why the due rows of unfinished files cannot be determined, if there is one.
     """
 
     names: list[str]
@@ -63,9 +64,9 @@ class Standing:
 
 
 def standing(source: FileSource, loader: Loader, cursor: dict[str, Any]) -> Standing:
-    """How far a run whose cursor this is has come with the rows of the source; {}: one that has not begun.
+    """Return the progress of the run with this cursor; {} for a run that has not begun.
 
-    loader: one that passes over bad rows and bad files.
+    The loader must skip bad rows and bad files.
     """
     names, fingerprints = list(cursor.get("fragments", [])), dict(cursor.get("fingerprints", {}))
     changed = {name: (fingerprints.pop(name), now) for name, now in source.changed(fingerprints).items()}
@@ -93,7 +94,7 @@ def standing(source: FileSource, loader: Loader, cursor: dict[str, Any]) -> Stan
 
 
 def _take_in(found: Standing, blocks: Sequence[Block], cursor: dict[str, Any], delayed: bool) -> None:
-    """Sort the rows that were loaded again."""
+    """Classify the rows that were loaded again."""
     place, time = cursor.get("place", 0), cursor.get("time")
     due, awaiting, bad, unlabelled = ([np.empty(0, np.int64)] for _ in range(4))
     for block in blocks:
@@ -125,13 +126,13 @@ def _count(
     done: set[int],
     missing: frozenset[int],
 ) -> None:
-    """Count the rows of every file that is there."""
+    """Count the rows of every existing file."""
     rejected = {int(number): (known, rows) for number, (known, rows) in cursor.get("rejected", {}).items()}
     there, finished, unusable = list[tuple[int, int]](), list[tuple[int, int]](), list[tuple[int, int]]()
     unlabelled = [np.empty(0, np.int64)]
     for fragment in source.fragments(skip=missing):
         known, given = rejected.get(fragment.number, ("", 0))
-        # One that has changed is read again.
+        # A file that has changed is read again.
         is_bad = fragment.number in rejected and (given > 0 or source.fingerprint(fragment.name) == known)
         first = (fragment.file << OFFSET_BITS) + fragment.start
         if is_bad:
@@ -157,7 +158,7 @@ def _joined(intervals: list[tuple[int, int]]) -> RowSet:
 
 
 def _rows_of(fragment: Fragment, label_at: str | None) -> tuple[int, np.ndarray[Any, np.dtype[np.int64]]]:
-    """How many rows a fragment has, and which of them, by number, have no label time."""
+    """Return the number of a fragment's rows, and the numbers of the rows without a label time."""
     if label_at is None:
         return sum(len(chunk) for chunk in fragment.chunks([])), np.empty(0, np.int64)
     table = fragment.load([label_at])

@@ -29,20 +29,22 @@ from incr_core.errors import ArgumentError, StreamError
 __all__ = ["KEY_WINDOW", "MAX_LEAP", "Increment", "Stream"]
 
 MAX_LEAP = "366d"
-"""A year: yearly rows do not leap."""
+"""A year, so that yearly rows are not leaps."""
 
 KEY_WINDOW = 100_000
-"""Rows: 1.6 MB of keys in each commit."""
+"""In rows: 1.6 MB of keys in each commit."""
 
 
 class Stream:
     """Increments of a source: a file, a folder, a glob, a callable or "module:factory".
 
-    With a number of rows or "file", and `label_at`, an increment's labels are those due before its last row's time,
-    and a last increment brings the labels still to come. A file found by a later run, with times the stream has
-    already passed, counts as arriving when it was found.
+    With a number of rows or "file", and `label_at`, an increment's labels are those due before its last row's time, and
+    a
+    last increment contains the labels still to come. Rows of a file found by a later run, with times the stream has
+    already
+    passed, arrive at the time at which the file was found.
 
-    Memory: the files of one increment, or one file if that is more; all files that overlap in time with it; and the
+    Memory use: the files of one increment, or one file if that is more; all files that overlap with it in time; and the
     files of rows whose labels are still to come.
 
     Args:
@@ -80,10 +82,11 @@ class Stream:
         prefetch: how many increments a thread prepares ahead; 0, and none with `reads`: no thread. With many owners in
             a process there would be as many threads, and what one reads is there for the others already.
 
-    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
-    >>> [(step.tick.name, step.labelled.targets.tolist()) for step in stream.increments()]
-    [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
+    Example:
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+        >>> [(step.tick.name, step.labelled.targets.tolist()) for step in stream.increments()]
+        [('rows 0-1', [1.0, 2.0]), ('rows 2-2', [3.0])]
     """
 
     def __init__(
@@ -139,13 +142,19 @@ class Stream:
     def increments(
         self, cursor: dict[str, Any] | None = None, keys: dict[str, Any] | None = None, *, found: bool = True
     ) -> Generator[Increment, None, None]:
-        """The increments from the beginning, or after the one with this cursor and, where rows have keys, these keys
-        (the state of its `learned`).
+        """Yield the increments from the beginning, or those after an earlier one.
 
-        found: whether files, or rows behind them, that were found since that increment come too.
+        Close the generator to stop the thread that reads ahead.
 
-        Close the generator to end the thread that reads ahead. Raises StreamError, BadRows, and Stopped where a run is
-        asked to stop before the next increment is there.
+        Args:
+            cursor: The cursor of the earlier increment.
+            keys: Its keys, if rows have keys (the state of its `learned`).
+            found: Whether to include files, or rows appended to files, found since that increment.
+
+        Raises:
+            StreamError: The source cannot be read.
+            BadRows: Rows cannot be used, and `on_bad_row` is "fail".
+            Stopped: The run is to stop before the next increment is available.
         """
         share = self.partition if isinstance(self.partition, Blocks) else None
         loader = self._loader()
@@ -156,7 +165,7 @@ class Stream:
             loader.learned = self._no_keys.resumed(keys)
 
         def timeline() -> Generator[Increment, None, None]:
-            # Made in the thread that reads ahead: looking for files takes its time too.
+            # Created in the thread that reads ahead, because listing files also takes time.
             yield from Timeline(
                 self._source,
                 loader,
@@ -181,7 +190,7 @@ class Stream:
             ahead.close()
 
     def _loader(self, strict: bool | None = None, tolerant: bool | None = None) -> Loader:
-        """A loader that has read nothing yet; strict, tolerant: as the stream says, where they are None."""
+        """Return a loader that has read nothing yet; None for `strict` or `tolerant` means the stream's own option."""
         chunks = ChunkEncoder(
             self.encoder,
             self.predict_at,
@@ -198,15 +207,18 @@ class Stream:
         return Loader(chunks, self.every == "file", self._warm, History(self.rates), self._no_keys, self.aside)
 
     def set_aside(self, start: int, stop: int) -> bool:
-        """Let rates leave out what becomes known within [start, stop), microseconds; whether that is anything new.
+        """Exclude outcomes that become known within [start, stop), in microseconds, from rates; return whether this is
+        a change.
 
-        Rows that are read from then on have such rates, so whoever reads must begin anew (`increments`). `aside` has
-        all these spans.
+        Only rows read afterwards have such rates, so after a change begin to read again (`increments`). `aside`
+        contains all
+        excluded spans.
 
-        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-        >>> stream = Stream(list, encoder=encoder, predict_at="t", rates=[Rate([], "1h")])
-        >>> stream.set_aside(5, 7), stream.set_aside(5, 7), stream.set_aside(7, 8), stream.aside
-        (True, False, True, [[5, 8]])
+        Example:
+            >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+            >>> stream = Stream(list, encoder=encoder, predict_at="t", rates=[Rate([], "1h")])
+            >>> stream.set_aside(5, 7), stream.set_aside(5, 7), stream.set_aside(7, 8), stream.aside
+            (True, False, True, [[5, 8]])
         """
         if not self.rates or any(first <= start and stop <= last for first, last in self.aside):
             return False
@@ -217,16 +229,22 @@ class Stream:
         return True
 
     def read_back(self, row_ids: Tensor, cursor: dict[str, Any]) -> Batch | None:
-        """Labelled rows given out before, by their ids (n,), as they were then; None where all their files are gone.
+        """Return labelled rows of earlier increments by their ids (n,), unchanged; None if none of their files exist.
 
-        cursor: of the last increment given out. Raises StreamError where a file has changed since.
+        Args:
+            row_ids: The ids.
+            cursor: The cursor of the last increment.
 
-        >>> import torch
-        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-        >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
-        >>> first = next(stream.increments())
-        >>> stream.read_back(torch.tensor([1]), first.cursor).targets
-        tensor([2.], dtype=torch.float64)
+        Raises:
+            StreamError: A file has changed since.
+
+        Example:
+            >>> import torch
+            >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+            >>> stream = Stream(lambda: [{"x": [1.0, 2.0, 3.0], "y": [1.0, 2.0, 3.0]}], encoder=encoder, every=2)
+            >>> first = next(stream.increments())
+            >>> stream.read_back(torch.tensor([1]), first.cursor).targets
+            tensor([2.], dtype=torch.float64)
         """
         source = open_source(self.source, self.format, local=self._local, called=self._called)
         source.resume(cursor["fragments"], cursor["fingerprints"], cursor.get("appended", ()))
@@ -235,9 +253,10 @@ class Stream:
         return in_order(by_address(source, self.encoder, row_ids))
 
     def standing(self, cursor: dict[str, Any]) -> Standing:
-        """How far a run with this cursor has come with the rows of its files; {}: one that has not begun.
+        """Return the progress of a run with this cursor, or {} before it began, with the rows of its files.
 
-        Raises StreamError where they cannot be read, or where the source is a Python function.
+        Raises:
+            StreamError: The files cannot be read, or the source is a Python function.
         """
         source = open_source(self.source, self.format, tolerant=True, called=self._called)
         if not isinstance(source, FileSource):
@@ -246,23 +265,25 @@ class Stream:
 
     @property
     def fragments(self) -> list[str]:
-        """Paths of the fragments by number, relative to the source; of a Python source, names of those read so far."""
+        """Return the paths of the fragments by number, relative to the source; for a Python source, names of those read
+        so far.
+        """
         return self._source.names
 
     @cached_property
     def encoder(self) -> Encoder:
-        """How rows become tensors."""
+        """The conversion of rows to tensors."""
         if self._encoder.is_measured:
             return self._encoder
         return self._encoder.measured(list_widths(self._source, self._encoder.listed))
 
     @property
     def numeric_width(self) -> int:
-        """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
+        """The count of numbers in a row: numeric columns, lists at their length, and two for each rate."""
         return self.encoder.width + 2 * len(self.rates)
 
     def history(self) -> pa.Table | None:
-        """The outcomes known after the last increment given out, for `encode_file`; None without rates."""
+        """Return the outcomes known after the last increment, for `encode_file`; None without rates."""
         if not self.rates:
             return None
         return History(self.rates).table() if self._last is None else self._last.history()

@@ -1,8 +1,8 @@
-"""The timeline: blocks of rows in, increments out, in an order that depends on the data alone.
+"""The timeline: blocks of rows in, increments out, in an order that depends only on the data.
 
 An increment is two cuts: the rows up to a *place* in the order of arrival arrive, and the labels due before a *time*
-become known. Three rules cut (see `_next`): ticks of a clock, numbers of rows, and files. No cut gives out a label that
-is due at or after the time of a row that arrives later, so no prediction can depend on it.
+become known. Three rules determine the cuts (see `_next`): ticks of a clock, numbers of rows, and files. No cut
+releases a label that is due at or after the time of a row that arrives later, so no prediction can depend on it.
 """
 
 from __future__ import annotations
@@ -34,8 +34,11 @@ __all__ = ["Increment", "Tick", "Timeline"]
 class Tick:
     """One step of the timeline, the same for every owner of a part of the stream.
 
-    warm: whether it is the warm start, which is learned but not predicted for the metrics. time: where it ends, in
-    microseconds.
+    Attributes:
+        number: The number of the step.
+        name: Its name.
+        warm: Whether it is the warm start, which is learned but not predicted for the metrics.
+        time: The end of the step, in microseconds.
     """
 
     number: int
@@ -46,19 +49,21 @@ class Tick:
 
 @dataclass(slots=True)
 class Increment:
-    """What arrived in one tick.
+    """The rows and labels of one tick.
 
     Attributes:
-        tick: the same for every owner of a part of the stream.
-        arriving: rows to predict now. Their targets are there to test the predictions, later, and for nothing else.
-        labelled: rows to learn now, with their features as of their prediction time.
-        revealed: all rows whose labels became known now, of which `labelled` is this owner's part; where blocks are
-            dealt, the replica that predicted a row need not be the one that learns it.
-        duplicates: ids (n,) of rows that were learned before, by their keys.
-        bad, bad_files: rows that cannot be used, and files that cannot, found up to here.
-        never: how many of the arriving rows have no label time; they are never learned.
-        cursor, learned: where to resume after this increment, JSON, and the keys, where rows have them.
-        known: the outcomes known at its end.
+        tick: The tick, the same for every owner of a part of the stream.
+        arriving: The rows to predict now; their targets may be used only to test the predictions later.
+        labelled: The rows to learn now, with their features as of their prediction time.
+        revealed: All rows whose labels became known now. `labelled` is this owner's part of them; if increments are
+            distributed in blocks, the replica that learns a row may differ from the one that predicted it.
+        duplicates: The ids (n,) of rows that were learned before, by their keys.
+        bad: The rows found so far that cannot be used.
+        bad_files: The files found so far that cannot be used.
+        never: The number of arriving rows without a label time, which are never learned.
+        cursor: The position after this increment, as JSON.
+        learned: The keys at this position, if rows have keys.
+        known: The outcomes known at the end of the increment.
     """
 
     tick: Tick
@@ -74,7 +79,7 @@ class Increment:
     learned: Learned | None = None
 
     def history(self) -> pa.Table:
-        """The outcomes that rates of later rows can use; small enough to be saved with a version."""
+        """Return the outcomes that rates of later rows can use, in a table small enough to save with a version."""
         return self.known.since(self.tick.time).before(self.tick.time).table()
 
 
@@ -87,14 +92,17 @@ class _Cut:
 
 
 class Timeline:
-    """The increments of a source, from a cursor on.
+    """The increments of a source, starting at a cursor.
 
     Args:
-        source, loader: where rows are, and how they become blocks.
-        every, rows: what an increment is: a tick of so many microseconds, so many rows, or else a fragment.
-        warm, warm_rows: the warm start, as a time or a number of rows.
-        share: the replica whose rows these are, where increments are dealt out.
-        cursor: of the increment before the first; None at the beginning.
+        source: The source of the rows.
+        loader: The conversion of fragments to blocks.
+        every: The microseconds of a tick, if increments are ticks.
+        rows: The number of rows of an increment, if increments are numbers of rows; without both, they are fragments.
+        warm: The end of the warm start, as a time.
+        warm_rows: The end of the warm start, as a number of rows.
+        share: The replica whose rows are returned, if increments are distributed in blocks.
+        cursor: The cursor of the increment before the first; None at the beginning.
     """
 
     def __init__(
@@ -116,7 +124,7 @@ class Timeline:
         self.number: int = cursor.get("number", 0)
         self.place: int = cursor.get("place", 0)
         self.time: int | None = cursor.get("time")
-        # How many rows to predict, and to learn, were dealt to all replicas so far.
+        # The numbers of rows to predict and to learn that were distributed to all replicas so far.
         self._dealt: list[int] = cursor.get("dealt", [0, 0])
         self._blocks = LiveBlocks(source, loader, cursor)
 
@@ -162,7 +170,7 @@ class Timeline:
         run = int(np.searchsorted(block.ends, self.place - block.start, side="right"))
         stop = block.start + int(block.ends[run])
         time = self._time_at(stop - 1)
-        # Where files overlap in time, the next one may begin before this one ends.
+        # If files overlap in time, the next one may begin before this one ends.
         if stop < block.stop:
             time = min(time, self._time_at(stop))
         elif self.loader.chunks.predict_at is not None and (coming := self._blocks.coming) is not None:
@@ -186,14 +194,14 @@ class Timeline:
         return _Cut(clock.label(begin, every), place, end)
 
     def _last_labels(self) -> _Cut | None:
-        """After the last row: all labels still to come, at once."""
+        """After the last row, return all labels still to come at once."""
         due = self._due()
         if not due:
             return None
         return _Cut("last labels", self.place, max(block.last_label for block in self._blocks.live) + 1)
 
     def _due(self) -> list[int]:
-        """The next label time of each block, where one is still to come."""
+        """Return the next label time of each block that has one."""
         found = []
         for block in self._blocks.live:
             index = 0 if self.time is None else int(np.searchsorted(block.labels, self.time))
@@ -207,7 +215,7 @@ class Timeline:
                 return int(block.times[place - block.start])
         return self.time or 0
 
-    # -- what lies between two cuts
+    # -- rows and labels between two cuts
 
     def _cut(self, cut: _Cut) -> Increment:
         arriving: list[Batch] = []
@@ -235,7 +243,7 @@ class Timeline:
         bad_files = self._blocks.take_bad_files()
         if self.share is not None:
             arrived, labelled = self._deal(self.share, arrived, labelled)
-            if self.share.index > 0:  # bad rows and duplicates are not dealt: the first replica reports them
+            if self.share.index > 0:  # bad rows and duplicates are not distributed: the first replica reports them
                 bad, bad_files, duplicates = [], [], duplicates[:1]
         number = self.number
         self.number, self.place = number + 1, cut.place
@@ -257,7 +265,7 @@ class Timeline:
         )
 
     def _deal(self, share: Blocks, arrived: Batch, labelled: Batch) -> tuple[Batch, Batch]:
-        """The replica's rows to predict and to learn; one batch where both are the same rows."""
+        """Return the replica's rows to predict and to learn; one batch if both are the same rows."""
         before = self._dealt
         self._dealt = [before[0] + len(arrived), before[1] + len(labelled)]
         mine = share.deal(arrived, before[0])
@@ -275,7 +283,7 @@ class Timeline:
         batch = self._joined(slices)
         if len(slices) < 2:
             return batch
-        # By label time, whatever block a row was loaded with.
+        # By label time, independent of the block a row was loaded with.
         due, arrive = (np.concatenate(column) for column in zip(*keys, strict=True))
         assert batch.row_ids is not None
         return batch.take(torch.from_numpy(np.lexsort((batch.row_ids.numpy(), arrive, due))))

@@ -1,8 +1,8 @@
-"""Turns: the readers of one stream, in several processes, each make a share of what all of them need.
+"""Turns: the readers of one stream, in several processes, each create a share of the items that all of them need.
 
-Whoever's turn it is makes a thing (a chunk encoded, the rates of a block) and hands it to the others. Whose turn it is
-follows from where the thing stands in the stream, and from who reads, alone. What cannot be had from others in time, a
-reader makes by itself, to the same bits: so nobody depends on anybody, and a reader may come, go, or lag behind.
+The reader whose turn it is creates an item (an encoded chunk, the rates of a block) and sends it to the others. The
+turn depends only on the item's place in the stream and on the set of readers. A reader creates an item by itself, with
+identical bits, if the others do not provide it in time, so readers may join, leave or lag behind.
 """
 
 from __future__ import annotations
@@ -18,43 +18,48 @@ __all__ = ["Item", "Sharing", "Transfer", "Turns"]
 T = TypeVar("T")
 
 Item = tuple[int, int, int, int]
-"""What is made, in the order in which a reader comes to it: the place in the stream of the first row of what is loaded,
-how many loads began at that place before (of files without rows), and two numbers within the load.
+"""An item, in the order in which a reader needs it: the place in the stream of the first row being loaded, the number
+of
+earlier loads at that place (of files without rows), and two numbers within the load.
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Transfer:
-    """What one reader passes to others: tensors, and JSON besides."""
+    """Data sent from one reader to others: tensors and JSON."""
 
     tensors: dict[str, Tensor]
     told: dict[str, Any] = field(default_factory=dict)
 
 
 class Turns(Protocol):
-    """Readers of one stream who hand to one another what they make.
+    """Readers of one stream that send each other the items they create.
 
-    index, count: which reader this is, and how many there are.
+    Attributes:
+        index: The number of this reader.
+        count: The number of readers.
     """
 
     index: int
     count: int
 
     def reach(self, item: Item) -> None:
-        """This reader has come to an item: those before it, if they are let go, cannot be had from it any more."""
+        """Report that this reader has come to an item; earlier items, once released, are not available from it."""
 
     def offer(self, item: Item, made: Transfer | None) -> None:
-        """Hand out what was made; None where it cannot be: whoever wants it finds out by itself."""
+        """Provide an item; None if it cannot be created, which readers that need it find out by themselves."""
 
     def ask(self, item: Item, whose: int) -> Transfer | None:
-        """What another reader has made, as soon as it has; None where it is not to be had."""
+        """Wait for an item from another reader and return it; None if it is not available."""
 
 
 @dataclass(slots=True)
 class Sharing:
-    """Where a reader stands, and what it shares with others there.
+    """The position of a reader, and the items it shares with others there.
 
-    turns: with whom; None: with nobody. name: what is loaded; who asks makes sure that others mean the same.
+    Attributes:
+        turns: The readers to share with; None for no sharing.
+        name: The name of the fragments being loaded, used to check that other readers load the same.
     """
 
     turns: Turns | None = None
@@ -63,12 +68,12 @@ class Sharing:
     name: str = ""
 
     def load(self, place: int) -> None:
-        """Begin to load, at this place in the stream."""
+        """Begin a load at this place in the stream."""
         self.loads = self.loads + 1 if place == self.place else 0
         self.place = place
 
     def owner(self, turn: int) -> int:
-        """The reader whose turn it is."""
+        """Return the reader whose turn it is."""
         return 0 if self.turns is None else turn % self.turns.count
 
     def is_mine(self, turn: int) -> bool:
@@ -76,23 +81,23 @@ class Sharing:
         return self.turns is None or self.owner(turn) == self.turns.index
 
     def item(self, part: int, place: int | None = None) -> Item:
-        """What is made here, or further on in what is loaded."""
+        """Return the item created at this position, or later in the load."""
         return self.place if place is None else place, self.loads, part, 0
 
     def ask(self, item: Item, turn: int) -> Transfer | None:
-        """What the others have made of it, if it is the same thing."""
+        """Return the item from another reader, if it is the same item."""
         assert self.turns is not None
         handed = self.turns.ask(item, self.owner(turn))
         return handed if handed is not None and handed.told.get("name") == self.name else None
 
     def offer(self, item: Item, made: Transfer) -> None:
-        """Hand out what was made."""
+        """Provide an item to the others."""
         assert self.turns is not None
         made.told["name"] = self.name
         self.turns.offer(item, made)
 
     def offering(self, item: Item, make: Callable[[], T], pack: Callable[[T], Transfer]) -> T:
-        """Make something and hand it out."""
+        """Create an item and provide it to the others."""
         assert self.turns is not None
         try:
             made = make()
@@ -111,10 +116,13 @@ class Sharing:
         pack: Callable[[T], Transfer],
         unpack: Callable[[Transfer], T],
     ) -> T:
-        """Something that is made once by all readers together.
+        """Return an item that all readers together create once.
 
-        >>> Sharing().once(0, 3, lambda: 7, lambda made: Transfer({}, {"made": made}), lambda sent: sent.told["made"])
-        7
+        Example:
+            >>> def pack(made: int) -> Transfer:
+            ...     return Transfer({}, {"made": made})
+            >>> Sharing().once(0, 3, lambda: 7, pack, lambda sent: sent.told["made"])
+            7
         """
         if self.turns is None:
             return make()

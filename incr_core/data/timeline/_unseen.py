@@ -1,4 +1,4 @@
-"""New rows, to predict or to evaluate: a file or a table, encoded as the stream encodes its rows."""
+"""New rows to predict or to evaluate: a file or a table, encoded as the stream encodes its rows."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ __all__ = ["EncodedRows", "columns_asked", "encode_file", "encode_table", "momen
 
 @dataclass(slots=True)
 class EncodedRows:
-    """The usable rows of a file or table in order, their offsets (B,) in it, the bad rows, and how many rows it has."""
+    """The usable rows of a file or table in order, their offsets (B,), the bad rows, and the total number of rows."""
 
     batch: Batch
     offsets: Tensor
@@ -34,10 +34,11 @@ class EncodedRows:
 
 
 def columns_asked(encoder: Encoder, rates: Sequence[Rate], predict_at: str | None, labelled: bool) -> list[str]:
-    """The columns that a table to predict, or to evaluate, must have.
+    """Return the columns required in a table to predict or to evaluate.
 
-    >>> columns_asked(Encoder("y", ["x"], [], objective="regression", classes=None), [], None, labelled=False)
-    ['x']
+    Example:
+        >>> columns_asked(Encoder("y", ["x"], [], objective="regression", classes=None), [], None, labelled=False)
+        ['x']
     """
     asked = [
         *(name for name in (encoder.columns if labelled else encoder.asked) if name != encoder.task),
@@ -61,14 +62,21 @@ def encode_file(
 ) -> EncodedRows:
     """Encode a file of new rows as the stream does, with the outcomes of `history` (from `Stream.history`).
 
-    Outcomes of the file itself enter no rate. Rows that cannot be used are returned, never raised. Raises StreamError
-    where the file cannot be read, or lacks a column.
+    Outcomes in the file itself are not used in rates. Rows that cannot be used are returned and do not raise an
+    exception.
 
     Args:
-        path: the file, or its address.
-        encoder, rates, history: how rows become tensors, and the outcomes that rates are made of.
-        predict_at, time_zone, format: those of the stream; the format is for files whose ending is of none.
-        labelled: whether the rows have labels.
+        path: The file, or its address.
+        encoder: The encoder of the rows.
+        rates: The rate features.
+        history: The outcomes from which rates are computed.
+        predict_at: As in the stream.
+        time_zone: As in the stream.
+        format: As in the stream, for files without a known suffix.
+        labelled: Whether the rows have labels.
+
+    Raises:
+        StreamError: The file cannot be read, or lacks a column.
     """
     # Tasks are read where the file has them, whether they are needed or not.
     optional = encoder.task is not None and not encoder.asks_task
@@ -90,17 +98,18 @@ def encode_table(
     time_zone: str | None = None,
     labelled: bool = False,
 ) -> EncodedRows:
-    """Encode a table of new rows as `encode_file` does; `name` is where they are from, for errors.
+    """Encode a table of new rows as `encode_file` does; `name` is the name of the table in errors.
 
-    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    >>> encode_table(pa.table({"x": [1.0, None]}), "here", encoder).batch.inputs.flatten()
-    tensor([1., nan])
+    Example:
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> encode_table(pa.table({"x": [1.0, None]}), "here", encoder).batch.inputs.flatten()
+        tensor([1., nan])
     """
     asked = columns_asked(encoder, rates, predict_at, labelled)
     if absent := [column for column in asked if column not in table.column_names]:
         raise StreamError(
             f"{name}: expected the columns {', '.join(asked)}, got none named {', '.join(absent)}; "
-            "add what is missing, null where it is unknown"
+            "add the missing columns, with null for unknown values"
         )
     if encoder.task is not None and encoder.task not in table.column_names:
         encoder = encoder.without_task()
@@ -140,19 +149,22 @@ def outcomes_of(
     predict_at: str,
     label_at: str,
 ) -> Questions:
-    """What rates make of labelled rows, as the stream will when it reads them; of a row that it cannot use, nothing.
+    """Return the outcomes of labelled rows for rates, as the stream does; rows that cannot be used have none.
 
     Args:
-        table: the rows, with their times of prediction and label in columns that say their zone, or are UTC.
-        name: where they are from, for errors.
-        encoder, rates: how their keys and labels are read.
-        predict_at, label_at: the names of the columns of times.
+        table: The rows, with the times of prediction and label in columns with a zone, or in UTC.
+        name: The name of the table in errors.
+        encoder: The encoder of the labels.
+        rates: The rates, which define the keys.
+        predict_at: The column of times of prediction.
+        label_at: The column of label times.
 
-    >>> table = pa.table({"x": [1.0, 2.0], "y": [0.0, 1.0], "at": [5, 6], "known": [7, 8]})
-    >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
-    >>> found = outcomes_of(table, "here", encoder, [Rate([], "1h")], predict_at="at", label_at="known")
-    >>> found.outcomes, found.known // 1_000_000
-    (array([[0., 1.]]), array([[7, 8]]))
+    Example:
+        >>> table = pa.table({"x": [1.0, 2.0], "y": [0.0, 1.0], "at": [5, 6], "known": [7, 8]})
+        >>> encoder = Encoder("y", ["x"], [], objective="regression", classes=None)
+        >>> found = outcomes_of(table, "here", encoder, [Rate([], "1h")], predict_at="at", label_at="known")
+        >>> found.outcomes, found.known // 1_000_000
+        (array([[0., 1.]]), array([[7, 8]]))
     """
     arrives, known = instants(table[predict_at], predict_at), instants(table[label_at], label_at)
     times = np.where(arrives.known, arrives.values, 0)
@@ -168,11 +180,16 @@ def outcomes_of(
 
 
 def moments(column: pa.ChunkedArray, place: str, time_zone: str | None = None, *, late: bool = False) -> Instants:
-    """A column of times as a stream reads it; `place` names it in errors.
+    """Read a column of times as a stream does.
 
-    time_zone, late: what times without a zone mean, and of an hour that comes twice, the second (`LocalTime`).
+    Args:
+        column: The column.
+        place: The name of the column in errors.
+        time_zone: The meaning of times without a zone.
+        late: Whether such a time in an hour that occurs twice is in the second (`LocalTime`).
 
-    >>> moments(pa.chunked_array([["1970-01-01 01:00"]]), "at", "Europe/Berlin").values
-    array([0])
+    Example:
+        >>> moments(pa.chunked_array([["1970-01-01 01:00"]]), "at", "Europe/Berlin").values
+        array([0])
     """
     return instants(column if time_zone is None else in_zone(column, time_zone, late=late), place)
