@@ -1,8 +1,8 @@
 """Lock all versions, direct and transitive: `make lock` writes `locks/*.txt`, pip's constraints for an install.
 
-Plain pip resolves each set anew, without installing it, and its report is what the lock says. A lock names no index and
-no build: `torch==2.13.0` is met by the CPU build as by any other, and what only a CUDA build of torch asks for is left
-out. So it holds wherever pip finds these versions.
+Plain pip resolves each set from scratch, without installing it, and its report is what the lock says. A lock names
+no index and no build: `torch==2.13.0` is met by the CPU build as by any other, and what only a CUDA build of torch
+asks for is left out. So it holds wherever pip finds these versions.
 """
 
 from __future__ import annotations

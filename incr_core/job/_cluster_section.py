@@ -29,7 +29,7 @@ class ClusterSection(Section):
     ([more](cluster.md#shards)).
     """
     average_every: str | Annotated[int, Field(strict=True, ge=0)] = 0
-    """What lies between two exchanges, one of which is always at the end of an increment: optimiser steps of a
+    """The interval between two exchanges, one of which is always at the end of an increment: optimiser steps of a
     replica; rows of all replicas together (`"1000 rows"`, in whole steps); or, with `pace = "time"`, a duration
     (`"5s"`). 0: an increment.
     """

@@ -18,7 +18,7 @@ import incr_core
 from cluster import Cluster
 from incr_core import Job, Run, run
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
-from incr_core.job._cluster_section import ClusterSection
+from incr_core.job import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
 from tests.support.made_up import made_up
