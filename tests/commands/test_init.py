@@ -245,7 +245,7 @@ def test_a_table_of_ratings_gives_each_id_a_row_and_takes_stars_for_amounts(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     draw, rows = np.random.default_rng(0), 3000
-    table = {"item_id": draw.integers(0, 200, rows), "user_id": draw.integers(0, 400, rows) + 7}
+    table: dict[str, Any] = {"item_id": draw.integers(0, 200, rows), "user_id": draw.integers(0, 400, rows) + 7}
     table |= {"hour": draw.random(rows), "stars": draw.integers(1, 6, rows)}
     path, out = as_parquet(pa.table(table), tmp_path / "stars"), tmp_path / "job.toml"
     assert main(["init", str(path), "--label", "stars", "--out", str(out)]) == 0
