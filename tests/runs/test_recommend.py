@@ -166,6 +166,15 @@ def test_what_cannot_be_is_refused_by_name(choices: Path, setting: str) -> None:
         Job.from_document(asked, [setting]).resolved().learner_for(0)
 
 
+def test_no_part_of_a_table_is_a_participants_own(choices: Path) -> None:
+    job = Job.from_document(document(choices)).resolved()
+    with pytest.raises(
+        JobError, match=r"personal: expected patterns .* got 'tables\.\*', which means none; there are bias"
+    ):
+        job.participant(personal=["tables.*"])
+    assert job.participant(personal=["bias"]).personal == {"model.bias"}
+
+
 def test_a_job_that_names_no_item_cannot_recommend(choices: Path, tmp_path: Path) -> None:
     asked = document(choices)
     asked["features"]["item"] = []
