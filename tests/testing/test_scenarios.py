@@ -81,7 +81,7 @@ def test_equal_seeds_give_equal_streams_and_others_do_not() -> None:
             (5,),
             1,
             0,
-            r"drifting.concepts: expected at least 2, each with rows, got 1 of \[5\] rows; give what",
+            r"drifting.concepts: expected at least 2, each with rows, got 1 of \[5\] rows; give the rows",
         ),
         ((5, 0), 1, 0, r"drifting.concepts: .*, got 2 of \[5, 0\] rows"),
         ((5, 5), 0, 0, "drifting.every: expected at least 1 row an increment, got 0; give each at least 1"),
