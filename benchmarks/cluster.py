@@ -1,4 +1,4 @@
-"""Two replicas beside one process, DDP, Ray Train and torchft; and what the cluster costs where increments are small.
+r"""Two replicas beside one process, DDP, Ray Train and torchft; and what the cluster costs where increments are small.
 
     python -m benchmarks.cluster
     python -m benchmarks.cluster --parts steps --torchft /somewhere/bin/python      with torchft's arms
@@ -13,6 +13,12 @@ steps       `ROWS` rows in steps of some milliseconds (`replica_task.py`). DDP a
 flights     the job of `examples/flights` over two weeks.
 increments  `INCREMENTS` increments of 50 rows, of which each is committed.
 start       from a Ray that is up to the first row learned.
+
+On a slow network, as root; what is sent there arrives at 100 Mbit/s:
+
+    unshare -n sh -c 'ip link set lo up; tc qdisc add dev lo root tbf rate 100mbit burst 128kb latency 100ms
+        python -m benchmarks.cluster --parts steps --repeats 1 --out slow.json \
+            --set stream.every=65536 cluster.average_every=256 cluster.wire=int8'
 
 torchft is run by the interpreter that --torchft names (`with_torchft.py`), Ray Train where ray has it; else they are
 left out by name.
@@ -165,10 +171,10 @@ def written(folder: Path, rows: int) -> Path:
     return path
 
 
-def arms_of(part: str, folder: Path, with_torchft: str | None) -> dict[str, Arm]:
-    """The arms of a part, by name."""
+def arms_of(part: str, folder: Path, with_torchft: str | None, settings: Sequence[str] = ()) -> dict[str, Arm]:
+    """The arms of a part, by name; settings: of our jobs in "steps"."""
     if part == "steps":
-        job = job_of(written(folder, ROWS), INCREMENT, 512)
+        job = job_of(written(folder, ROWS), INCREMENT, 512, *settings)
         arms: dict[str, Arm] = {
             "one process": partial(in_processes, by_hand, 1),
             "DDP": partial(in_processes, by_hand, 2),
@@ -190,8 +196,8 @@ def arms_of(part: str, folder: Path, with_torchft: str | None) -> dict[str, Arm]
         return arms
     if part == "flights":
         prepare(["--out", str(folder / "flights"), "--until", "2013-01-22"])
-        settings = ["baselines={}", "stream.warm_start=2013-01-08", f"stream.path={folder}/flights"]
-        flights = Job.read(ROOT / "examples/flights/job.toml", settings)
+        two_weeks = ["baselines={}", "stream.warm_start=2013-01-08", f"stream.path={folder}/flights"]
+        flights = Job.read(ROOT / "examples/flights/job.toml", two_weeks)
         return {"one process": partial(ours, flights, "local"), "2 replicas": partial(ours, flights, "cluster")}
     if part == "increments":
         small = job_of(written(folder, 50 * INCREMENTS), 50, 64)
@@ -239,6 +245,9 @@ def main() -> None:
     parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--torchft", metavar="PYTHON", help="an interpreter that has torchft")
+    parser.add_argument(
+        "--set", nargs="+", default=[], dest="settings", metavar="KEY=VALUE", help="of our jobs in steps"
+    )
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     os.environ["OMP_NUM_THREADS"] = "1"
@@ -250,7 +259,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             for part in arguments.parts:
                 print(part)
-                arms = arms_of(part, Path(folder), arguments.torchft)
+                arms = arms_of(part, Path(folder), arguments.torchft, arguments.settings)
                 found = measured(arms, arguments.repeats)
                 medians = {name: round(statistics.median(seconds), 3) for name, seconds in found.items()}
                 document["seconds"][part] = medians

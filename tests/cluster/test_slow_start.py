@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import ray
 from ray.exceptions import GetTimeoutError
 from torch.distributed import HashStore  # type: ignore[attr-defined]  # public, but not re-exported for type checkers
 
@@ -57,3 +59,25 @@ def test_who_has_a_place_is_waited_for_and_who_has_none_is_not(room: bool) -> No
     else:
         with pytest.raises(NoRoom, match=r"replica 0, replica 1 did not start within 0\.1 s"):
             pool.form(places, patient=False)
+
+
+def test_too_little_room_is_told_at_once_with_what_there_is(caplog: pytest.LogCaptureFixture) -> None:
+    class Full(Slow):
+        """A Ray that has room for one worker."""
+
+        def free(self) -> float:
+            return 1.0
+
+    setup: Any = SimpleNamespace(document={"name": "people"}, directory=SimpleNamespace(path="run"))
+    pool = WorkerPool(Full(False), HashStore(), TIMEOUT, spares=0, setup=setup)
+    with pytest.raises(NoRoom, match=r"did not start within .*Ray has room for 1 more; lower cluster.replicas or"):
+        pool.form([Rank(replica, 3, 0, 1) for replica in range(3)], patient=False)
+    [told] = [record.getMessage() for record in caplog.records if "waiting for room" in record.getMessage()]
+    assert "3 workers need" in told
+    assert "Ray has room for 1; add nodes, or lower cluster.replicas" in told
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_workers_of_a_ray_of_our_own_are_no_nicer_than_we_are() -> None:
+    """Else their signs of life come late on a busy host."""
+    assert ray.get(ray.remote(num_cpus=0)(lambda: os.nice(0)).remote()) == os.nice(0)
