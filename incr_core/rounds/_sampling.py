@@ -35,7 +35,7 @@ class Sampling:
         >>> sampling = Sampling(4, participants=2)
         >>> ids = torch.arange(10)
         >>> sampling.kept(ids, Tick(1, "second", time=HOUR), {"time": 0}).tolist()
-        [0, 5]
+        [5, 6]
         >>> len(sampling.kept(ids, Tick(0, "first", time=HOUR), None))
         10
     """
