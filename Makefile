@@ -1,9 +1,9 @@
-# Two commands: `make demo` shows what incr does, `make test` checks that it does. Both build what they need.
+# `make demo` shows what incr does, `make test` checks it. Both build what they need.
 
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
-# A process of tests for each core, and one more; those that share a Ray share a process too (tests/conftest.py).
+# One process of tests for each core, and one more. Tests that share a Ray share a process (tests/conftest.py).
 PARALLEL ?= -n auto
 GPU_PARALLEL ?= -n 8
 export OMP_NUM_THREADS ?= 1
@@ -18,22 +18,22 @@ demo: install
 demo-federated: install
 	@$(BIN)/python -m examples.owners.demo
 
-# February's flights asked over HTTP, told when they have landed, and learned by a run that follows; three minutes.
+# The flights of February: predicted over HTTP, labelled after landing, and learned by a run that follows.
 demo-serve: install
 	@$(BIN)/python -m examples.served.demo
 
 demo-full: install
 	@$(BIN)/python -m examples.flights.demo --full
 
-# NIID-Bench on Fashion-MNIST, one seed: hours; stopped, it goes on where it was.
+# NIID-Bench on Fashion-MNIST, one seed. It takes hours; the same command resumes it.
 niid: install
 	$(BIN)/python -m benchmarks.niid
 
-# Types are checked beside the tests: mypy has but one core to itself, and tests on Ray wait for each other.
+# mypy runs beside the tests: it uses one core, and tests on Ray wait for each other.
 test: lint
 	@$(MAKE) --no-print-directory --jobs 2 types unit
 
-# While you change something: what needs no Ray, no Flower and no patience.
+# For use during development: the tests without Ray and Flower that are not slow.
 quick: install
 	$(BIN)/pytest $(PARALLEL) -m "not slow and not ray and not flower and not chaos"
 
@@ -48,7 +48,7 @@ types: install
 unit: install
 	$(BIN)/pytest $(PARALLEL) -m "not chaos"
 
-# Whatever can befall a cluster run at whatever stage, and fifty kills at random moments; half an hour.
+# All failures of a cluster run at every stage, and fifty kills at random moments; about an hour.
 chaos: install
 	$(BIN)/pytest -m chaos
 
@@ -59,8 +59,8 @@ s3: install
 laws: install
 	$(BIN)/pytest $(PARALLEL) tests/laws
 
-# On a machine with a GPU, in under eight minutes. Where no index of packages is reached, with a Python that has PyTorch,
-# pyarrow, pydantic and pytest, and needs neither Ray nor Flower: `make gpu GPU_PYTHON=python3`. Its torch may warn of more.
+# For a machine with a GPU; under eight minutes. Without a package index, use a Python that has PyTorch, pyarrow, pydantic
+# and pytest; Ray and Flower are not needed: `make gpu GPU_PYTHON=python3`.
 gpu: $(if $(GPU_PYTHON),,install)
 	$(or $(GPU_PYTHON),$(BIN)/python) -c "from setuptools import setup; setup()" -q egg_info
 	$(or $(GPU_PYTHON),$(BIN)/python) -m pytest $(GPU_PARALLEL) -p no:benchmark -W default -m gpu tests
@@ -72,18 +72,18 @@ docs: install
 
 install: $(VENV)/.installed
 
-# Plain pip, so that an index of CPU builds that pip is set up with is respected; every version is the lock's.
+# Plain pip, so that pip's own configuration of indexes applies; every version is that of the lock.
 $(VENV)/.installed: pyproject.toml locks/dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint locks/dev.txt --editable '.[dev]'
 	touch $@
 
-# All three anew; `make lock NAMES=dev` makes one of them.
+# Writes all three locks; `make lock NAMES=dev` writes one of them.
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m tools.lock $(NAMES)
 
-# The tests on the newest versions that there are, and which of them are not the lock's.
+# Runs the tests on the newest versions, and lists those that differ from the lock.
 latest:
 	$(PYTHON) -m venv .venv-latest
 	.venv-latest/bin/python -m tools.latest > .venv-latest/requirements.txt

@@ -64,10 +64,10 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 def test_the_wheel_holds_the_packages_and_the_licence_and_no_tests(built: Built) -> None:
     with ZipFile(built.wheel) as archive:
         names = set(archive.namelist())
-        licence = archive.read("incr-0.1.0.dist-info/licenses/LICENSE").decode()
-        metadata = Parser().parsestr(archive.read("incr-0.1.0.dist-info/METADATA").decode())
+        licence = archive.read("incr-0.2.0.dist-info/licenses/LICENSE").decode()
+        metadata = Parser().parsestr(archive.read("incr-0.2.0.dist-info/METADATA").decode())
     ours = {str(path.relative_to(ROOT)) for package in PACKAGES for path in (ROOT / package).rglob("*.py")}
-    assert {name for name in names if not name.startswith("incr-0.1.0.dist-info/")} == {*ours, *DATA}
+    assert {name for name in names if not name.startswith("incr-0.2.0.dist-info/")} == {*ours, *DATA}
     assert licence == (ROOT / "LICENSE").read_text()
     assert "Version 2.0, January 2004" in licence
     assert metadata["License-Expression"] == "Apache-2.0"

@@ -22,6 +22,7 @@ from tests.support.repository import ROOT
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 EXPERTS = ("model.kind=auto", "learner.epochs=auto", 'strategy=[{name="replay", capacity=200, memory="window"}]')
+IDS = ('features.ids=["colour"]', "features.categorical=[]", "model.kind=factorisation", "learner.balance=true")
 RIDGE = ('learner.head={name="ridge", features=60}', "strategy=[]", "learner.warm_epochs=1")
 
 
@@ -80,11 +81,11 @@ def test_a_run_is_resumed_to_the_bit(table: Path, tmp_path: Path, graphs: bool) 
     assert finish(job, tmp_path / "parts", LocalEngine).sha256 == whole.sha256
 
 
-@pytest.mark.parametrize("settings", [EXPERTS, RIDGE], ids=["experts", "ridge head"])
-def test_sums_are_solved_alike_at_each_run_and_resume_and_near_the_cpu(
+@pytest.mark.parametrize("settings", [EXPERTS, RIDGE, IDS], ids=["experts", "ridge head", "ids"])
+def test_sums_and_tables_are_alike_at_each_run_and_resume_and_near_the_cpu(
     table: Path, tmp_path: Path, settings: tuple[str, ...]
 ) -> None:
-    """Closed forms beside the network: Gram matrices, their solution and the experts' shares of the answer."""
+    """Closed forms beside the network (Gram matrices, their solution, the mix of experts), and tables of ids."""
     job = people(table, "learner.device=cuda", *settings).resolved()
     whole, cpu = finish(job, tmp_path / "whole", LocalEngine), people(table, *settings).resolved()
     assert whole.score == pytest.approx(finish(cpu, tmp_path / "cpu", LocalEngine).score, abs=0.05)
