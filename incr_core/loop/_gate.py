@@ -201,7 +201,7 @@ class Gate:
         return Verdict("promote", 0, none, none, none, self._usual.size, one.newest, one.record, False, 0, why, newest)
 
     def _learn_from(self, newest: Newest | None) -> None:
-        """Take what a promoted version was answered on rows held back for what is usual."""
+        """Add a promoted version's results on rows held back to the usual values."""
         if newest is not None:
             self._newer.add(newest.change / max(abs(newest.champion), TINY))
             self._calibration.add(newest.rise)
@@ -250,7 +250,7 @@ class Gate:
         )  # fmt: skip
 
     def _doubted(self, arrived: float, told: str, newest: Newest | None) -> tuple[str, str]:
-        """What becomes of a version that answers the past, or rows held back, worse."""
+        """Decide on a version that is worse on the past or on rows held back: the action and its reason."""
         if self.held + self.aside < self.patience:
             return "hold", told
         if self.goes_back:
