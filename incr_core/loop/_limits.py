@@ -1,4 +1,4 @@
-"""Limits on what an increment may take: which share of the next one's rows is learned."""
+"""Limit on the time of an increment: the share of the next increment's rows to learn."""
 
 from __future__ import annotations
 
