@@ -1,4 +1,4 @@
-"""Simulated clients that keep nothing from round to round: a node is a block of them, and the server draws from all."""
+"""Simulated stateless clients: each node is a block of them, and the server draws from the clients of all blocks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ __all__ = ["ClientBlocks", "blocks_of"]
 
 
 class ClientBlocks(SimulatedNodes):
-    """The blocks of `blocks_of`; of each, the clients that are drawn learn, as one batch.
+    """The blocks of `blocks_of`. The clients of a block that are drawn learn as one batch.
 
     A block is one participant: it has one reader, one learner and one state, and contributes the mean of its clients'
-    updates, by rows. So what a round costs goes with the clients that have rows in it, not with how many there are.
+    updates, by rows. So the cost of a round depends on the clients with rows in it, not on the number of all clients.
     """
 
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
@@ -37,8 +37,8 @@ class ClientBlocks(SimulatedNodes):
         first = self.clients[0].partition
         assert isinstance(first, ByOwners)
         self._size = first.size
-        self._offers: dict[int, tuple[Tensor, Tensor]] = {}  # block -> its clients with rows to learn, and how many
-        self._drawn: list[dict[int, Tensor]] = []  # of each round of the increment at hand, block -> its clients
+        self._offers: dict[int, tuple[Tensor, Tensor]] = {}  # block -> clients and their numbers of rows
+        self._drawn: list[dict[int, Tensor]] = []  # for each round of the current increment: block -> its drawn clients
 
     def _of(self, job: Job) -> list[Client]:
         return blocks_of(job)
@@ -47,7 +47,7 @@ class ClientBlocks(SimulatedNodes):
         return spread([client.rows for client in self.clients], workers)
 
     def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """As they are: each block makes batches of its clients."""
+        """Return the orders unchanged: each block makes batches of its clients."""
         return orders
 
     def _heard(self, client: int, answer: Mapping[str, Any]) -> None:
@@ -62,7 +62,7 @@ class ClientBlocks(SimulatedNodes):
         return found
 
     def take_up(self, rounds: list[list[int]], arrivals: Sequence[Arrival]) -> list[list[int]]:
-        """Let blocks take up the rows of clients that are drawn; returns the blocks of each round."""
+        """Have the blocks take up the rows of the drawn clients. Returns the blocks of each round."""
         self._drawn = [self._by_block(drawn) for drawn in rounds]
         asked = self._by_block(sorted({client for drawn in rounds for client in drawn}))
         records = [_named(clients) for clients in asked.values()]
@@ -76,18 +76,18 @@ class ClientBlocks(SimulatedNodes):
         return [_named(self._drawn[number][block]) for block in participants]
 
     def _by_block(self, clients: Sequence[int]) -> dict[int, Tensor]:
-        """Clients, in order, by the block that each is in."""
+        """Clients in ascending order, grouped by block."""
         numbers = torch.tensor(clients, dtype=torch.int64)
         blocks, counts = (numbers // self._size).unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
         return dict(zip(blocks.tolist(), torch.split(numbers, counts.tolist()), strict=True)) if len(numbers) else {}
 
 
 def blocks_of(job: Job) -> list[Client]:
-    """The blocks of the clients that `federated.clients` asks for, in their order; each has a client's name for one.
+    """Return the blocks of the clients that `federated.clients` defines, in their order.
 
-    How many clients a block has depends on the job alone, so a run is the same on any number of workers.
+    The number of clients in a block depends on the job alone, so a run has the same bits on any number of workers.
 
-    Raises JobError where clients have no numbers that rows tell.
+    Raises JobError if the partition does not number its clients.
     """
     clients = clients_of(job)
     first = clients[0].partition

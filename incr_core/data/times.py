@@ -259,15 +259,14 @@ def _numpy(column: pa.ChunkedArray) -> Any:
 def leaps(
     times: Instants, limit: int | None, earlier: np.ndarray[Any, np.dtype[np.int64]] | None = None
 ) -> np.ndarray[Any, np.dtype[np.bool_]]:
-    """Which of a column's times (n,) leap ahead: those after the first gap of more than `limit` microseconds that
-    follows the median, in the order of time.
+    """Return whether each of a column's times leaps ahead, (n,).
 
     These are the times after the first gap of more than `limit` microseconds that follows the median, in the order of
-    time. Each of them is more than `limit` ahead of the median, and no other times lie between: typical of a typing
+    time. Each of them is more than `limit` ahead of the median, and no other times are between: typical of a typing
     mistake or a wrong clock, but not of years of rows in one file. The result depends on these times alone.
 
-    earlier: the times of the rows before, of which so many take part, the last ones, that there are `FEW` times in all:
-    the median of a single row is the row itself.
+    earlier: the times of the rows before. The last of them take part, so that there are `FEW` times in all. Without
+    them, the median of a single row is the row itself.
 
     >>> day = 86_400_000_000
     >>> times = Instants(np.array([1, 2, 9999, 3]) * day, np.full(4, True), np.full(4, False))

@@ -1,7 +1,7 @@
-"""A job: the job file, and everything it names, built. Python code may build the same parts by hand.
+"""A job: the job file and the parts that it names. Python code may build the same parts directly.
 
-`file` reads the job file into its `sections`, or says by `fault` what is wrong with it; `data`, `objective`, `model`,
-`learning` and `drift` build what these say, each from the file alone; a `Job` is all of it together.
+`file` reads the job file into its `sections`, or reports its first error (`fault`). `data`, `objective`, `model`,
+`learning` and `drift` each build their parts from the file alone. A `Job` combines them.
 """
 
 from __future__ import annotations

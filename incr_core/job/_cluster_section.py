@@ -39,7 +39,7 @@ class ClusterSection(Section):
     by its rows. The steps of each replica in each round are kept in the metrics (`steps`).
     """
     wire: Literal["float32", "float16", "int8"] = "float32"
-    """How weights travel between replicas: unchanged, or as the difference from the anchor of the round, in blocks of
+    """The format of weights between replicas: unchanged, or the difference from the anchor of the round, in blocks of
     256 with a scale each, rounded to `"float16"` (half of the bytes) or `"int8"` (a quarter). The rounding error is
     kept, with the version too, and sent in a later round. Only what is learned is rounded: buffers, counts,
     statistics and the state of strategies travel unchanged.
@@ -105,16 +105,16 @@ class ClusterSection(Section):
 
     @property
     def members(self) -> Replicas:
-        """How many replicas there are, or may be."""
+        """The number of replicas, or the range of it."""
         return Replicas.of(self.replicas)
 
     def rate_of(self, replicas: int) -> float:
-        """What the learning rate of each of so many replicas is multiplied by."""
+        """The factor of the learning rate for a number of replicas."""
         return {"none": 1.0, "sqrt": math.sqrt(replicas), "linear": float(replicas)}[self.scale_lr]
 
     @property
     def interval(self) -> Interval:
-        """What lies between two exchanges."""
+        """The interval between two exchanges."""
         return Interval.of(self.average_every)
 
     @field_validator("average_every")
@@ -136,7 +136,7 @@ class ClusterSection(Section):
     def _shards_have_their_own(self) -> Self:
         if self.gpus < 1 and self.shards > 1:
             raise ValueError(
-                f"cluster.gpus: expected 1 where replicas are sharded, since each shard needs a GPU of its own, got "
+                f"cluster.gpus: expected 1 where replicas are sharded, since each shard needs its own GPU, got "
                 f"{self.gpus:g}; leave it out, or set cluster.shards = 1"
             )
         return self

@@ -1,4 +1,4 @@
-"""Which columns a job learns from: as it says, as its data says where it says nothing, and told in a line per kind."""
+"""The columns that a job learns from: as named in the job, or else as found in the data, with a summary by kind."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["columns_of", "is_open", "told_columns"]
 Where = str | Path | Callable[[], Iterable[Any]]
 
 MOST_TOLD = 12
-"""How many columns of a kind are told by name."""
+"""Number of columns of a kind that the summary names."""
 
 
 def is_open(job: JobFile) -> bool:
-    """Whether a job leaves it to its data which columns it learns from."""
+    """Return whether the data decides which columns the job learns from."""
     features = job.features
     named = features.numeric or features.categorical or features.ids
     return not named and job.learner.objective != "next_token"
 
 
 def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Columns:
-    """The columns that a job learns from, in whatever way they are found.
+    """The columns that a job learns from, named or found.
 
     settled: the features of a run that has begun, which stay what they are.
     """
@@ -57,9 +57,9 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
 
 
 def told_columns(document: Mapping[str, Any], columns: Columns | None = None) -> dict[str, str]:
-    """What a run learns, and from what, by kind of column: {"numbers": "height, weight", ...}.
+    """Summarise the label and the features of a run by kind of column: {"numbers": "height, weight", ...}.
 
-    document: that of a resolved job. columns: why they were taken for what they are, where that is known.
+    document: the document of a resolved job. columns: the columns with the reasons for their kinds, if known.
 
     >>> job = {"features": {"label": "y", "numeric": ["x"]}, "learner": {"objective": "binary"}}
     >>> told_columns(job, Columns(left_out={"at": "a time"}))

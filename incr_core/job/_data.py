@@ -1,4 +1,4 @@
-"""What a job says of its data, built: where rows come from, and how they become increments of tensors."""
+"""The data of a job: the source of its rows, their encoding and the stream of increments."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ from incr_core.storage import address_in, is_address
 __all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "slices_of", "source_of", "stream_of"]
 
 TASKED = ("task_heads", "experts")
-"""Adaptations that make a model which is told the task of each row."""
+"""Adaptations whose model takes the task of each row."""
 
 
 def source_of(job: JobFile) -> str | Callable[..., Any]:
-    """Where the rows come from: a path, from the job's folder on, an address, or a function that yields them."""
+    """The source of the rows: a path relative to the job's folder, an address, or a function that yields them."""
     path = job.stream.path
     if job.federated.owned:
         raise StreamError(
-            "stream.path: expected rows here, got a job whose rows lie with their owners (federated.superlink); for "
+            "stream.path: expected rows here, got a job whose rows are with their owners (federated.superlink); for "
             "rows of this machine, set federated={} and stream.path"
         )
     if path.startswith(OBJECT):
@@ -61,8 +61,9 @@ def source_of(job: JobFile) -> str | Callable[..., Any]:
 
 
 def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any], Columns]:
-    """The document of a job with what its data decides filled in: an absolute path, the columns, how long lists are,
-    the classes; and what columns were taken for, and why.
+    """Return the document of a job completed from its data, and the kinds of the columns with reasons.
+
+    The data decides the absolute path, the columns, the lengths of lists and the classes.
 
     It waits for files that are still being written. settled: the features of a run that has begun, which are what they
     were when it did, whatever the data holds now. Raises StreamError where the data cannot be looked at, JobError where
@@ -100,7 +101,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
         document["features"]["classes"] = classes
     if features.slices:
         document["features"]["slice_values"] = _slice_values(job, source, settled.get("slice_values") or {})
-    with contextlib.suppress(StreamError):  # whoever has the rows will say what is wrong, or find out
+    with contextlib.suppress(StreamError):  # the participants with the rows will report the fault
         document["features"]["widths"] = _widths(
             JobFile.from_document(document, objects=job.objects_given), settled.get("widths")
         )
@@ -108,7 +109,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 
 def _words(job: JobFile, source: Any, columns: Sequence[str]) -> int:
-    """How many words of a text count: as many as nearly all of the first rows have, within bounds."""
+    """The number of words of a text that count: enough for nearly all of the first rows, within bounds."""
     format, tolerant, settle = job.stream.file_format, job.features.tolerates_bad_files, seconds(job.stream.settle)
     return words_wanted(open_source(source, format, tolerant=tolerant, settle=settle).head(columns))
 
@@ -132,13 +133,13 @@ def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]
 
 
 def slices_of(job: JobFile) -> Slices | None:
-    """The parts of the stream whose predictions have metrics of their own; None where the job names none."""
+    """The slices of the stream, or None if the job names none."""
     values = job.features.slice_values or {}
     return Slices({name: values.get(name, ()) for name in job.features.slices}) if job.features.slices else None
 
 
 def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
-    """The document of a job whose rows lie elsewhere: it must say what the data would decide."""
+    """The document of a job whose rows are elsewhere. It must set all keys that the data would decide."""
     features, objective = job.features, job.learner.objective
     missing = []
     if is_open(job) and not features.text and not features.date:
@@ -163,7 +164,7 @@ def _told(job: JobFile, document: dict[str, Any]) -> dict[str, Any]:
 
 
 def _widths(job: JobFile, settled: Mapping[str, int] | None = None) -> dict[str, int]:
-    """How long the lists of columns are: as the job says, as the run that has begun found, or else as the data says."""
+    """The lengths of the columns' lists, from the job, from the run that has begun, or else from the data."""
     known = job.features.widths or {}
     if settled is not None:
         return {**settled, **known}
@@ -173,7 +174,7 @@ def _widths(job: JobFile, settled: Mapping[str, int] | None = None) -> dict[str,
 
 
 def _finds_classes(job: JobFile) -> bool:
-    """Whether the data says what the classes are; with a capacity they are numbers, and some are yet to come."""
+    """Return whether the data decides the classes. With a capacity they are numbers, and more may come."""
     if job.features.classes is not None:
         return False
     objective = job.learner.objective
@@ -181,7 +182,7 @@ def _finds_classes(job: JobFile) -> bool:
 
 
 def encoder_of(job: JobFile) -> Encoder:
-    """How rows become tensors. Where nobody has resolved the job, its data says how long lists are."""
+    """The encoder of rows into tensors. For a job that is not resolved, the data decides the lengths of lists."""
     features = job.features
     return Encoder(
         features.label,
@@ -206,7 +207,7 @@ def encoder_of(job: JobFile) -> Encoder:
 
 
 def _tasks_told(job: JobFile) -> int | None:
-    """How many tasks the model has room for, where it is told each row's."""
+    """The number of tasks that the model has room for, if it takes the task of each row."""
     wanted = [step for step in job.model.adapt if step.name in TASKED]
     if wanted and job.features.task is None:
         raise JobError(
@@ -259,10 +260,10 @@ def stream_of(
 
 
 def opened(job: JobFile) -> Source | None:
-    """The stream's files as they are now; None where they cannot be looked for."""
+    """The current files of the stream; None if they cannot be listed."""
     try:
         return _source(job)
-    except StreamError:  # the stream will say what is wrong, if it needs them still
+    except StreamError:  # the stream will report the fault if it still needs the files
         return None
 
 
@@ -276,7 +277,7 @@ def _source(job: JobFile) -> Source:
 
 
 def rows_in_files(job: JobFile) -> int | None:
-    """How many rows the stream's files hold, where their format tells without reading them."""
+    """The number of rows in the stream's files, if their format gives it without reading them."""
     if job.federated.owned or not isinstance(path := source_of(job), str):
         return None
     source = open_source(path, job.stream.file_format)
@@ -285,5 +286,5 @@ def rows_in_files(job: JobFile) -> int | None:
         return None  # of objects in a store, each footer costs a question or two
     try:
         return sum(int(pq.read_metadata(path).num_rows) for path in paths)
-    except (OSError, pa.ArrowInvalid):  # the stream will say what is wrong with them
+    except (OSError, pa.ArrowInvalid):  # the stream will report the fault
         return None

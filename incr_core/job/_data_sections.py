@@ -18,7 +18,7 @@ __all__ = ["CsvSection", "FeaturesSection", "RateSection", "StreamSection"]
 
 
 class CsvSection(Section):
-    """How CSV files are written."""
+    """The format of CSV files."""
 
     delimiter: str = ","
     """The character between the values of a line."""
@@ -29,7 +29,7 @@ class CsvSection(Section):
 
 
 class StreamSection(Section):
-    """Where rows come from and what an increment is."""
+    """The source of the rows and the size of an increment."""
 
     path: str = Field("", min_length=1)
     """A file, a folder or a glob, on disk or at an address (`s3://bucket/days`, [object
@@ -39,7 +39,7 @@ class StreamSection(Section):
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
     """The format of the files. Default: by their endings."""
     csv: CsvSection | None = None
-    """How CSV files are written, if not with commas between values and points in numbers: `{ delimiter = ";", decimal =
+    """The format of CSV files, if not with commas between values and points in numbers: `{ delimiter = ";", decimal =
     ",", thousands = "." }`. `incr init` finds it. A text that is a number written in this way is read as that number.
     `predict` and `evaluate` read CSV files in the same way.
     """
@@ -127,7 +127,7 @@ class RateSection(Section):
     prior: float | None = None
     """The rate to expect of a key without rows. Default: the rate of all rows."""
     weight: float = Field(10.0, gt=0)
-    """How many rows the prior counts as."""
+    """The number of rows that the prior counts as."""
 
     def rates(self) -> list[Rate]:
         """The rates that the section stands for."""
@@ -138,7 +138,7 @@ class RateSection(Section):
 
 
 class FeaturesSection(Section):
-    """Which columns are what."""
+    """The roles of the columns."""
 
     label: str | Annotated[list[str], Field(min_length=1)]
     """The column to predict. Null and empty text are no labels. `multilabel`: a column of lists of labels, or several
@@ -170,7 +170,7 @@ class FeaturesSection(Section):
     text_buckets: int = Field(2**16, ge=2, le=2**30)
     """Hash buckets of all words and pairs together."""
     text_words: int | None = Field(None, ge=1, le=4096)
-    """How many words of a text count; the words behind them do not. Default: found in the data, so many that 99 of 100
+    """The number of words of a text that count, from its beginning. Default: found in the data, such that 99 of 100
     texts of the first rows are complete, at most 256. Memories keep 8 bytes for each word.
     """
     date: list[str] = []
@@ -179,15 +179,15 @@ class FeaturesSection(Section):
     UTC.
     """
     ids: list[str] = []
-    """Columns of ids (users, items, devices), text or whole numbers. Each distinct id has an embedding of its own,
+    """Columns of ids (users, items, devices), text or whole numbers. Each distinct id has its own embedding,
     without collisions ([ids](#ids)). A job that names ids and nothing else learns from these alone.
     """
     id_rows: int = Field(2**16, ge=1, le=2**26)
-    """Ids of a column that have an embedding at one time. Beyond that, the id unused for longest loses its row."""
+    """The largest number of ids of a column with an embedding. Beyond it, the id unused for longest loses its row."""
     id_after: int = Field(1, ge=1)
-    """How often all participants together must see an id before it has an embedding."""
+    """Occurrences of an id, over all participants, from which it has an embedding."""
     id_unused: int | None = Field(None, ge=1)
-    """Rows learned after which an id that is not seen loses its embedding. Default: only where another id needs it."""
+    """Rows learned after which an unused id loses its embedding. Default: only if another id needs it."""
     exclude: list[str] = []
     """Columns that are not features where `numeric` and `categorical` are left open. A name that is no column of the
     rows is refused. The resolved job also lists the columns that were left out automatically.
@@ -230,9 +230,9 @@ class FeaturesSection(Section):
     all numeric columns or for none; not beside `rate` and `capacity`.
     """
     slices: list[str] = []
-    """Columns whose values have metrics of their own, features or not: `["origin", "carrier"]`. Every scored row
-    belongs to one slice of each column: that of its value, `COLUMN: null`, or `COLUMN: others`. `incr status` and the
-    report list the slices, the worst first. `summary.json` has every metric of each (`slices`), the table `metrics`
+    """Columns for whose values metrics are reported separately, features or not: `["origin", "carrier"]`. Every scored
+    row belongs to one slice of each column: that of its value, `COLUMN: null`, or `COLUMN: others`. `incr status` and
+    the report list the slices, the worst first. `summary.json` has every metric of each (`slices`), the table `metrics`
     the main one: `slice.auc.origin=JFK` and `slice_rows.origin=JFK` of an increment, `slice_total.auc.origin=JFK` and
     `slice_total_rows.origin=JFK` so far. An AUC of a slice is within 0.002 of the exact one. Learning does not depend
     on slices: they may change during a run, and count from then on.

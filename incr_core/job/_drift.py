@@ -1,4 +1,4 @@
-"""What a job says of drift, built: the controller where the loop is, and the probes of participants."""
+"""The drift handling of a job: the controller of the loop and the probes of participants."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ LOWER_IS_BETTER = ("loss", "error", "log_loss", "brier", "calibration_error", "m
 def controller_of(
     job: JobFile, objective: Objective, strategies: Sequence[Strategy], schedule: Schedule | None
 ) -> Controller | None:
-    """What reacts to drift and tells strategies when to consolidate; None if neither is asked for.
+    """The controller that reacts to drift and triggers consolidation; None if the job needs neither.
 
-    objective, strategies, schedule: those of the job; the strategies are looked at only where it has a [[drift]].
-    JobError where what is asked for cannot be.
+    objective, strategies, schedule: those of the job. The strategies are only needed with a [[drift]].
+    Raises JobError if the settings contradict one another.
     """
     every = job.learner.consolidate
     if every == "drift" and not any("consolidate" in section.action for section in job.drift):
@@ -50,7 +50,7 @@ def controller_of(
 
 
 def check_judged(job: JobFile, objective: Objective) -> None:
-    """JobError where the job has a gate, and its objective's predictions no losses to compare."""
+    """Raise JobError if the job has a gate, but its objective has no prediction losses to compare."""
     if job.publish.gate and type(objective).prediction_losses is Objective.prediction_losses:
         raise JobError(
             f"publish.gate: expected an objective with prediction_losses, which versions are compared by, got "
@@ -59,7 +59,7 @@ def check_judged(job: JobFile, objective: Objective) -> None:
 
 
 def probes_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Probe]:
-    """What participants report, for each detector that does not look at a metric."""
+    """The values that participants report, for each detector that does not watch a metric."""
     for section in sections:
         _check_columns(section, encoder.numeric)
     return [_probe(section, encoder) for section in sections if section.watch in PROBED]

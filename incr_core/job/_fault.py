@@ -1,4 +1,4 @@
-"""What is wrong with a job file, in one sentence: the place, what was expected, what came, what to do."""
+"""Error messages for job files: the place, the expected value, the value found and the remedy, in one sentence."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ KINDS = {
     "dict": "a table",
     "model": "a table",
 }
-"""What kinds of value are called, by how pydantic's error types begin."""
+"""Names of the kinds of value, by the beginning of pydantic's error types."""
 
 BOUNDS = {
     "greater_than_equal": "at least {ge}",
@@ -38,12 +38,12 @@ BOUNDS = {
     "finite_number": "a finite number",
     "int_parsing_size": "a smaller number",
 }
-"""What is said of a value that is of the right kind but out of range, by pydantic's error type and context."""
+"""Expectations for values of the right kind that are out of range, by pydantic's error type and context."""
 
 
 @contextmanager
 def as_job_error() -> Iterator[None]:
-    """JobError instead of an ArgumentError: what is built here is built from a job; also a decorator.
+    """Raise a JobError in place of an ArgumentError. Also a decorator.
 
     >>> with as_job_error():
     ...     raise ArgumentError("stream.every: expected at least 1 row, got 0")
@@ -58,7 +58,7 @@ def as_job_error() -> Iterator[None]:
 
 
 def first_fault(error: ValidationError, model: type[BaseModel], explained: bool = False) -> str:
-    """The first thing wrong with a job of this `model`; unknown keys first: they often cause the rest.
+    """Return the first error of a job of this `model`. Unknown keys come first, since they often cause the others.
 
     explained: whether `incr explain` knows the keys, so that the message may end with the command.
 
@@ -102,7 +102,7 @@ def _dotted(path: Sequence[int | str]) -> str:
 
 
 def _nearest(unknown: str, kind: Any, model: type[BaseModel]) -> str:
-    """What may have been meant by an unknown key: keys of its section like it, or the same key of another section."""
+    """Suggestions for an unknown key: similar keys of its section, or the same key of another section."""
     section = _model_of(kind)
     known = [] if section is None else list(section.model_fields)
     if near := difflib.get_close_matches(unknown, known, 3, 0.75) or difflib.get_close_matches(unknown, known, 1):
@@ -128,7 +128,7 @@ def _keys_of(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def _expected(faults: Sequence[ErrorDetails]) -> str:
-    """What a key takes; of the kind that the value is of, only what is wrong with it."""
+    """The values that a key takes. For a value of the right kind, only the condition that it violates."""
     for fault in faults:
         if fault["type"] in BOUNDS:
             return BOUNDS[fault["type"]].format(**fault.get("ctx", {})).removesuffix(".0")
@@ -162,8 +162,9 @@ def _shown(value: Any) -> str:
 
 
 def _key_at(model: type[BaseModel], loc: Sequence[int | str]) -> tuple[list[int | str], Any, Any]:
-    """The part of pydantic's `loc` that is keys and places in lists, without the kinds of value it has tried there;
-    then what is expected there, and the default.
+    """Return the keys and list places in pydantic's `loc`, the type expected there, and the default.
+
+    The kinds of value that pydantic has tried there are left out.
     """
     path: list[int | str] = []
     kind: Any = model

@@ -15,7 +15,7 @@ __all__ = ["AvailabilitySection", "FederatedSection"]
 
 
 class AvailabilitySection(Section):
-    """Which simulated clients are there, and which answer: by a trace, or by chance."""
+    """The presence of simulated clients, and their answers: by a trace, or at random."""
 
     engines = ("federated",)
 
@@ -135,7 +135,7 @@ class FederatedSection(Section):
         return self.fraction < 1.0 or self.clients_per_round is not None
 
     def block(self, clients: int) -> int:
-        """How many consecutive ones, of so many, live in one process, so that about `batch_clients` take part."""
+        """The number of consecutive clients in one block, so that about `batch_clients` of them take part."""
         share = self.fraction if self.clients_per_round is None else min(1.0, self.clients_per_round / clients)
         return math.ceil(self.batch_clients / share)
 

@@ -1,4 +1,4 @@
-"""The job file: read, changed by settings, checked as a whole, and what is said when it cannot be used."""
+"""The job file: reading, settings on top, and checks of the whole."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from incr_core.strategies import STRATEGIES
 __all__ = ["OBJECT", "JobFile"]
 
 OBJECT = "object:"
-"""How names of objects begin that Python gives: "object:__main__.Net"."""
+"""Prefix of the names of objects given by Python: "object:__main__.Net"."""
 
 
 class JobFile(Section):
@@ -58,15 +58,15 @@ class JobFile(Section):
     root: str = "."
     """The folder where relative paths and modules are looked up. Default: the folder of the job file."""
     stream: StreamSection
-    """Where rows come from and what an increment is."""
+    """The source of the rows and the size of an increment."""
     features: FeaturesSection
-    """Which columns are what."""
+    """The roles of the columns."""
     model: ModelSection = ModelSection()
     """The model."""
     learner: LearnerSection
     """The update rule."""
     strategy: list[Named] = Field(default_factory=list)
-    """What the learner does besides following the loss: `name` and its arguments. `incr strategies` lists them."""
+    """The continual-learning strategies: `name` and its arguments. `incr strategies` lists them."""
     drift: list[DriftSection] = Field(default_factory=list)
     """Detectors of drift and their actions."""
     review: ReviewSection | None = None
@@ -83,11 +83,11 @@ class JobFile(Section):
     publish: PublishSection = PublishSection()
     """When versions are committed, and which are kept and served."""
     limits: LimitsSection = LimitsSection()
-    """What an increment may take. Above a limit a sample of its rows is learned."""
+    """Limits of an increment. Above a limit, a sample of its rows is learned."""
     track: TrackSection = TrackSection()
-    """Where else metrics are written."""
+    """Further destinations of metrics."""
     alerts: AlertsSection = AlertsSection()
-    """Which messages are sent while a run goes on, and where."""
+    """The messages sent during a run, and their destinations."""
     baselines: dict[str, list[str]] = Field(default_factory=dict)
     """`name = ["section.key=value", ...]`: runs of the same job with these settings, on the local engine, drawn beside
     it in the report.
@@ -110,7 +110,7 @@ class JobFile(Section):
     @model_validator(mode="before")
     @classmethod
     def _rare_rows_take_large_steps(cls, document: Any) -> Any:
-        """Rows of ids are met in few steps, so their model has another default optimiser: Adagrad, a rate for each."""
+        """Few steps look up the row of an id, so models with ids default to Adagrad: a rate for each weight."""
         features, learner = document.get("features"), document.get("learner")
         has_ids = isinstance(features, dict) and bool(features.get("ids"))
         if has_ids and isinstance(learner, dict) and "optimizer" not in learner:
@@ -241,7 +241,7 @@ class JobFile(Section):
     def _a_head_is_worked_out_whole(self) -> Self:
         if self.learner.head is not None and self.learner.consolidate != "increment":
             raise ValueError(
-                'learner.consolidate: expected "increment" with learner.head, which is worked out anew after each, got '
+                'learner.consolidate: expected "increment" with learner.head, which is computed again after each, got '
                 f"{self.learner.consolidate!r}; leave it out"
             )
         for key in ("validation", "epochs", "warm_epochs") if self.learner.head is not None else ():
@@ -260,7 +260,7 @@ class JobFile(Section):
     @model_validator(mode="after")
     def _a_window_has_keys(self) -> Self:
         if self.stream.key_window is not None and not self.stream.keys:
-            raise ValueError("stream.key_window: expected stream.key too, got none; name what tells rows apart")
+            raise ValueError("stream.key_window: expected stream.key too, got none; name columns that identify rows")
         return self
 
     @model_validator(mode="after")
@@ -361,7 +361,7 @@ class JobFile(Section):
         return job
 
     def with_settings(self, settings: Sequence[str]) -> Self:
-        """The same job with `section.key=value` settings on top; other columns are measured anew."""
+        """The same job with `section.key=value` settings on top. Changed columns are measured again."""
         document = self.document()
         if any(setting.partition("=")[0].strip() in ("features.numeric", "features.label") for setting in settings):
             document["features"].pop("widths", None)
@@ -373,7 +373,7 @@ class JobFile(Section):
 
     @property
     def objects_given(self) -> Mapping[str, Callable[..., Any]]:
-        """What makes the objects that the job names by "object:NAME"; in memory only."""
+        """The makers of the objects that the job names by "object:NAME", in memory only."""
         return self._objects_given
 
     def named(self, name: str, place: str, catalogue: Catalogue[Any]) -> Callable[..., Any]:

@@ -1,4 +1,4 @@
-"""What a job says of ids: what cannot be beside them, and how their tables are learned."""
+"""The ids of a job: checks of settings that exclude them, and the learning of their tables."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def check_ids(job: JobFile) -> None:
         "no model.factory, which makes a model of its own": model.factory is not None,
         "no learner.head, whose features learn nothing": job.learner.head is not None,
         f"no sequences of tokens, got learner.objective = {objective!r}": objective == "next_token",
-        f"cluster.shards = 1, since a table lies in one piece, got {job.cluster.shards}": job.cluster.shards != 1,
+        f"cluster.shards = 1, since a table is not split, got {job.cluster.shards}": job.cluster.shards != 1,
         "no features.ranges, since ids are counted as they come": bool(features.ranges),
         "neither federated.privacy nor federated.client_privacy, since no noise hides which ids there are": (
             job.federated.privacy is not None or job.federated.client_privacy is not None

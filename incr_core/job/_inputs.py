@@ -1,4 +1,4 @@
-"""Which columns a model takes, by the names of its arguments: `[model] inputs`."""
+"""Assignment of columns to the arguments of a model's forward: `[model] inputs`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A job that can be run: the job file, and everything it says, built."""
+"""A job that can be run: the job file and the parts built from it."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Job(JobFile):
     _called: dict[str, str] = PrivateAttr(default_factory=dict)  # column -> what it is called in the files
 
     def __eq__(self, other: object) -> bool:
-        """Whether two jobs say the same, whoever decided it."""
+        """Return whether two jobs have the same settings, whether written or resolved."""
         return isinstance(other, Job) and self.document() == other.document()
 
     @classmethod
@@ -106,11 +106,11 @@ class Job(JobFile):
         return type(self).from_document(document, objects=self.objects_given).resolved(out)
 
     def told_columns(self) -> dict[str, str]:
-        """What a resolved job learns, and from what, by kind of column."""
+        """Summarise the label and the features of a resolved job by kind of column."""
         return told_columns(self.document(), self._columns)
 
     def source(self) -> str | Callable[..., Any]:
-        """Where the rows come from: a path, or a function that yields them."""
+        """The source of the rows: a path, or a function that yields them."""
         return source_of(self)
 
     @as_job_error()
@@ -119,13 +119,13 @@ class Job(JobFile):
         return opened(self)
 
     def rows_in_stream(self) -> int | None:
-        """How many rows the stream's files hold, where their format tells without reading them."""
+        """The number of rows in the stream's files, if their format gives it without reading them."""
         return rows_in_files(self)
 
     @cached_property
     @as_job_error()
     def encoder(self) -> Encoder:
-        """How rows become tensors. Raises StreamError where only its data says how long lists are, and is not there."""
+        """The encoder of rows into tensors. Raises StreamError if it needs data that is missing."""
         encoder = encoder_of(self)
         if not self.model.inputs:
             return encoder
@@ -140,7 +140,7 @@ class Job(JobFile):
         return rates_of(self)
 
     def slices(self) -> Slices | None:
-        """The parts of the stream whose predictions have metrics of their own; None where the job names none."""
+        """The slices of the stream, or None if the job names none."""
         return slices_of(self)
 
     @as_job_error()
@@ -158,12 +158,12 @@ class Job(JobFile):
 
     @property
     def numeric_width(self) -> int:
-        """How many numbers a row has: numeric columns, lists at their length, and two for each rate."""
+        """The number of numbers in a row: numeric columns, lists at their length, and two for each rate."""
         return self.encoder.width + 2 * len(self.rates())
 
     @as_job_error()
     def objective(self) -> Objective:
-        """What the model is asked to do."""
+        """The objective."""
         return objective_of(self)
 
     @as_job_error()
@@ -178,7 +178,7 @@ class Job(JobFile):
 
     @as_job_error()
     def aggregation(self) -> Aggregation:
-        """How a server makes one set of weights of its clients' updates."""
+        """The aggregation of the clients' updates by the server."""
         return aggregation_of(self)
 
     @as_job_error()
@@ -188,13 +188,13 @@ class Job(JobFile):
 
     @as_job_error()
     def controller(self) -> Controller | None:
-        """What reacts to drift and tells strategies when to consolidate; None if neither is asked for."""
+        """The controller that reacts to drift and triggers consolidation; None if the job needs neither."""
         return controller_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
 
     @as_job_error()
     def probes(self) -> list[Probe]:
-        """What participants report of an increment before they learn it, so that drift can be noticed."""
-        # The gate's is the last: whoever else reads the reports reads them from the first on.
+        """The values that participants report of an increment before they learn it, for drift detection."""
+        # The gate's probe is the last: all other readers count the reports from the first on.
         return probes_of(self.drift, self.encoder) + ([Probe("loss")] if self.publish.gate else [])
 
     @as_job_error()
@@ -207,7 +207,7 @@ class Job(JobFile):
     ) -> Learner:
         """The learner of participant number `index`, for rows of `numeric` numbers."""
         settings = self.learner
-        with seeded(settings.seed):  # whatever of one's own draws when it is made
+        with seeded(settings.seed):  # user code may draw when it is built
             objective, strategies = self.objective(), self.strategies()
         model = model_of(self, self.encoder, objective.outputs, numeric)
         return Learner(

@@ -14,7 +14,7 @@ __all__ = ["BalanceSection", "GroupSection", "HeadSection", "LearnerSection", "M
 
 
 class ModelSection(Section):
-    """The model: the built-in one for tables, or anybody's factory; `adapt` changes it, in order, before it learns."""
+    """The model: the built-in one for tables, or the result of a factory. `adapt` changes it before it learns."""
 
     kind: Literal["mlp", "auto", "factorisation", "two_towers"] = "mlp"
     """The built-in model for tables. `"mlp"`: one network. `"auto"`: [experts side by side](#experts-side-by-side),
@@ -62,7 +62,7 @@ class ModelSection(Section):
 
 
 class GroupSection(BaseModel):
-    """Weights by name pattern, with settings of the optimiser of their own."""
+    """Weights by name pattern, with separate settings of the optimiser."""
 
     model_config = ConfigDict(extra="allow", use_attribute_docstrings=True)
 

@@ -1,4 +1,4 @@
-"""How a job says to learn, built: strategies, optimiser, learning rate, early stopping, review, outer step."""
+"""The learning of a job: strategies, optimiser, learning rate, early stopping, review, outer step."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def strategies_of(job: JobFile) -> list[Strategy]:
 
 
 def _check_tasks(job: JobFile, name: str, strategy: Strategy, *, counts: bool) -> None:
-    """Refuse a strategy that needs what the stream does not tell; counts: it was told to count increments."""
+    """Refuse a strategy that needs tasks or boundaries the stream lacks. counts: whether it counts increments."""
     if strategy.traits.needs_tasks and job.features.task is None:
         raise JobError(
             f"strategy {name}: expected a stream whose rows tell their task, got one without; "
@@ -82,7 +82,7 @@ def optimizer_of(job: JobFile, *, fused: bool = True) -> OptimizerFactory:
 
 
 def schedule_of(job: JobFile) -> Schedule | None:
-    """What changes the learning rate."""
+    """The schedule of the learning rate."""
     wanted = job.learner.schedule
     if wanted is None:
         return None
@@ -113,7 +113,7 @@ def adapts_passes(job: JobFile) -> bool:
 
 
 def stopping_of(job: JobFile) -> EarlyStopping | None:
-    """Which rows are held back, and for how many passes nothing may get better; None where all passes are made."""
+    """Early stopping: the rows held back and the patience in passes; None if all passes are made."""
     settings = job.learner
     if settings.validation is None:
         return None
@@ -156,13 +156,13 @@ def review_of(job: JobFile) -> Review | None:
 
 
 def outer_of(job: JobFile) -> Outer:
-    """What makes the next anchor of the mean of updates."""
+    """The outer step, which makes the next anchor from the mean of updates."""
     outer: Outer = build(job.named(job.outer.name, "outer.name", OUTERS), job.outer.arguments, "outer")
     return outer
 
 
 def aggregation_of(job: JobFile) -> Aggregation:
-    """What makes one set of weights of the updates of federated clients."""
+    """The aggregation of the updates of federated clients."""
     wanted = job.federated.aggregation
     kind = job.named(wanted.name, "federated.aggregation.name", AGGREGATIONS)
     # What clients' optimiser has anyhow is said once.

@@ -33,7 +33,7 @@ from incr_core.numerics import seeded
 __all__ = ["ids_of", "model_of"]
 
 EXACT = 2**24
-"""Up to here a float32, which features are, tells whole numbers apart."""
+"""Bound below which a float32, the type of features, represents all whole numbers."""
 
 
 def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.Module:
@@ -62,10 +62,10 @@ def model_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> nn.M
 
 
 def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[str, range]:
-    """Which whole numbers the model takes in the columns of ids that `model.inputs` names.
+    """The whole numbers that the model takes in the columns of ids that `model.inputs` names.
 
-    Where it gives them to an `nn.Embedding` as they are, these are its entries, which a model is made for to see; of
-    others it is known only that they are whole.
+    For ids that reach an `nn.Embedding` unchanged, these are its entries; a model is built to find out. All others are
+    only known to be whole.
     """
     if not job.model.inputs:
         return {}
@@ -98,7 +98,7 @@ def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[s
 
 
 def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableShape:
-    """What the model must know about encoded rows of `numeric` numbers."""
+    """The shape of encoded rows with `numeric` numbers, for the model."""
     features, slots = job.features, slots_of(encoder.text_words)
     text = (len(encoder.text), slots, encoder.text_buckets) if encoder.text else (0, 0, 0)
     ids = (len(features.ids), features.id_rows, features.id_after, features.id_unused or 0) if features.ids else ()
@@ -108,7 +108,7 @@ def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableS
 def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
     if job.model.factory is not None:
         return _own(job.model.factory, job, shape)
-    hidden = job.model.hidden if job.learner.head is None else []  # layers that nobody teaches are of no use
+    hidden = job.model.hidden if job.learner.head is None else []  # with a solved head, hidden layers would never learn
     sizes = hidden, job.model.embedding, job.model.dropout
     if encoder.of_tokens:
         return TokenCNN(shape.outputs, *sizes)
@@ -123,7 +123,7 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
         if shape.ids:
             return TableMLP(shape, *sizes, sparse=sparse, averaged=averaged)
         return (TableExperts if job.model.kind == "auto" else TableMLP)(shape, *sizes)
-    except RuntimeError as error:  # torch has no error of its own for too little memory on the CPU
+    except RuntimeError as error:  # torch has no separate error for too little memory on the CPU
         raise JobError(
             f"model: expected layers that fit into memory, got hidden = {job.model.hidden} and "
             f"{shape.categorical * shape.buckets:,} embeddings of {job.model.embedding} numbers: "
@@ -146,7 +146,7 @@ def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:
 
 
 def _places_of_item(job: JobFile, encoder: Encoder) -> dict[str, list[int]]:
-    """Where among a row's numbers, its categories and its ids those of the item are."""
+    """The places of the item's columns among a row's numbers, categories and ids."""
     features = job.features
     strangers = [name for name in features.item if name not in encoder.inputs]
     if not features.item or strangers or len(features.item) == len(encoder.inputs):

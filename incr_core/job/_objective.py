@@ -1,4 +1,4 @@
-"""What a job asks its model to do, built."""
+"""The objective of a job."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ __all__ = ["objective_of"]
 
 
 def objective_of(job: JobFile) -> Objective:
-    """What the model is asked to do: one of ours, with the loss that the job wants, or anybody's; of several experts,
-    what each of them is.
+    """The objective: a built-in one with the loss of the job, or a custom one. For several experts it wraps the
+    objective of each.
     """
     check_ids(job)
     each = _of_one(job)
@@ -43,17 +43,17 @@ def check_auto(job: JobFile) -> None:
     features, model = job.features, job.model
     wanted = ("binary", "multiclass", "regression")
     in_the_way = {
-        f"learner.objective = {wanted[0]!r}, {wanted[1]!r} or {wanted[2]!r}, got {job.learner.objective!r}, of which "
-        "nobody has said how answers are mixed": job.learner.objective not in wanted,
-        "no model.factory, which makes a model of its own": model.factory is not None,
-        "no model.inputs, which name the arguments of a model of one's own": bool(model.inputs),
+        f"learner.objective = {wanted[0]!r}, {wanted[1]!r} or {wanted[2]!r}, got {job.learner.objective!r}, whose "
+        "predictions cannot be mixed": job.learner.objective not in wanted,
+        "no model.factory, which makes another model": model.factory is not None,
+        "no model.inputs, which name the arguments of a model from model.factory": bool(model.inputs),
         "no model.adapt, which changes a single network": bool(model.adapt),
         "neither federated.privacy nor federated.client_privacy, which want inputs normalised by features.ranges": (
             job.federated.privacy is not None or job.federated.client_privacy is not None
         ),
         "no features.text, whose words none of the experts reads": bool(features.text),
         "no learner.head, which takes the place of the last layer of a single network": job.learner.head is not None,
-        "no features.ranges, since experts are weighted by their errors on rows, and of rows nothing may be told": (
+        "no features.ranges, since experts are weighted by errors on rows, and nothing about rows may be shared": (
             bool(features.ranges)
         ),
     }
@@ -88,7 +88,7 @@ def _of_one(job: JobFile) -> Objective:
     if name == "ranking":
         return _ranking(job)
     if job.learner.loss is not None:
-        raise JobError(f"learner.loss: {name} has a loss of its own; leave learner.loss out")
+        raise JobError(f"learner.loss: {name} defines its own loss; leave learner.loss out")
     if name == "next_token":
         assert job.features.vocabulary is not None  # the encoder asks for it
         return NextToken(job.features.vocabulary)
@@ -105,7 +105,7 @@ def _multiclass(job: JobFile, classes: int) -> Objective:
 
 
 def _balance(job: JobFile, classes: int) -> Balance | None:
-    """What rows of rare classes count; None where all rows count alike."""
+    """The class weights for rare classes; None if all rows count alike."""
     wanted = job.learner.balance
     return None if wanted is None else Balance(classes, **wanted.model_dump())
 

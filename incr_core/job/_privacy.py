@@ -1,4 +1,4 @@
-"""What somebody promises about what can be learned of rows: an owner in its file, a server in its job."""
+"""Differential privacy settings: of an owner in its file, and of a server in its job."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ class ClientPrivacy(_Promise):
 
 
 class ServerPrivacy(_Promise):
-    """A server's promise about what its models tell of a client: its budget, and what hides a client in a round."""
+    """Differential privacy of the server's models with clients as the unit: the budget and the noise of a round."""
 
     epsilon: float = Field(gt=0)
     """The budget. Required."""

@@ -1,4 +1,4 @@
-"""A job proposed for somebody's files: what each column is, what is done with it and why."""
+"""Proposal of a job for given files: the kind of each column, its use and the reason."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ USES = {
 """The key of [features] in which columns of each kind are named; others are left out."""
 
 MANY_IDS, FEW_OTHERS = 50, 4
-"""Distinct ids from which each has a row of its own, and columns besides ids up to which a label depends on these."""
+"""Distinct ids from which each gets its own row, and the largest number of other columns for which ids get rows."""
 
 
 LOOKED_AT = 1 << 16
@@ -48,10 +48,10 @@ LOOKED_AT = 1 << 16
 
 @dataclass(slots=True)
 class ProposedColumn:
-    """A column of a sample: its kind, an example of its values, and what is done with it.
+    """A column of a sample: its kind, an example of its values, and its use.
 
-    use: a key of [features] or of [stream]; "exclude" where it is left out. why: in words, where it needs some. leaks:
-    whether it is left out since it gives the label away.
+    use: a key of [features] or of [stream], or "exclude". why: the reason in words, if needed. leaks: whether it is
+    left out because it gives the label away.
     """
 
     name: str
@@ -84,7 +84,7 @@ class Proposal:
 
 
 def looked_at(path: str | Path) -> Proposal:
-    """What the columns of some files hold, before a label is chosen.
+    """Inspect the columns of some files, before a label is chosen.
 
     Raises StreamError where there are no files, no rows, or files of several kinds.
     """
@@ -111,7 +111,7 @@ def looked_at(path: str | Path) -> Proposal:
 
 
 def _csv_format(source: FileSource) -> CsvFormat | None:
-    """How the first of some CSV files is written, where that is not the plain way."""
+    """The format of the first of some CSV files, if it is not plain CSV."""
     if not source.is_csv:
         return None
     path = next(iter(source.paths.values()))
@@ -169,7 +169,7 @@ def _keep_one(found: Proposal, label: str) -> None:
 
 
 def _factorise(found: Proposal) -> None:
-    """Give ids rows of their own where a label depends on who and what: two or more ids, and little else."""
+    """Give each id its own row if the columns are two or more ids and few others."""
     ids = [column for column in found.columns if column.kind.name == "id" and column.use == "categorical"]
     ids = [column for column in ids if column.kind.distinct >= MANY_IDS]
     others = [column for column in found.columns if column.use in set(USES.values()) and column not in ids]

@@ -56,7 +56,7 @@ def job_text(proposal: Proposal, *, path: str, name: str, command: str) -> str:
 
 
 def _item_of(ids: Sequence[ProposedColumn]) -> str:
-    """Which of the ids is the item: the last, unless it is called a user."""
+    """The id of the item: the last id, unless its name is that of a user."""
     named = [column.name for column in ids]
     return next((name for name in reversed(named) if "user" not in name.lower()), named[-1])
 

@@ -1,4 +1,4 @@
-"""What a label asks for: which objective, by its values."""
+"""The objective for a label, by its values."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from incr_core.shown import shown
 __all__ = ["ProposedLabel", "label_of"]
 
 FEW = 20
-"""Whole numbers of at most so many values, each of which many rows have, are taken for classes."""
+"""Number of distinct values up to which whole numbers count as classes, if many rows have each value."""
 
 MOST = 1000
 """More values than this are no classes."""
@@ -22,7 +22,7 @@ MOST = 1000
 
 @dataclass(frozen=True, slots=True)
 class ProposedLabel:
-    """A label's objective; told: what it is, in words; otherwise: what else it may be; missing: rows without one."""
+    """A label's objective. `told`: its description; `otherwise`: the alternative; `missing`: rows without a label."""
 
     name: str
     objective: str
@@ -78,7 +78,7 @@ def _shares(column: pa.ChunkedArray) -> str:
 
 
 def _percent(share: float) -> str:
-    """A share, so that a rare class is not told as 0%.
+    """Format a share with enough digits that a rare class does not appear as 0%.
 
     >>> _percent(0.5), _percent(0.0004)
     ('50%', '0.04%')

@@ -1,4 +1,4 @@
-"""The clock of a stream: which column of times says when a row must be predicted, and how long an increment is."""
+"""The clock of a proposed stream: the column with the time of prediction, and the duration of an increment."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class ProposedTimes:
 
 
 def times_of(columns: Mapping[str, pa.ChunkedArray]) -> ProposedTimes:
-    """Which of some columns of times, and of numbers that may be epoch seconds, orders a stream.
+    """Choose the column that orders a stream, among columns of times and of numbers that may be epoch seconds.
 
-    It is one whose times never go back from row to row, or that is called as such columns are, or the only one; the
-    earliest of them.
+    Candidates are columns whose times never decrease from row to row, columns with a usual name, or the only column.
+    The earliest of them is chosen.
 
     >>> times_of({"sent": pa.chunked_array([pa.array([0, 60, 120], pa.timestamp("s"))])}).predict_at
     'sent'
@@ -72,7 +72,7 @@ def times_of(columns: Mapping[str, pa.ChunkedArray]) -> ProposedTimes:
 
 
 def _without_zone(column: pa.ChunkedArray) -> int:
-    """How many times of a column of text have no zone, where others have one; else 0."""
+    """The number of times without a zone in a column of text, if others have one; else 0."""
     if not pa.types.is_string(column.type):
         return 0
     naive, zoned = (int(pc.sum(pc.match_substring_regex(column, sign)).as_py() or 0) for sign in (_NAIVE, _ZONED))
@@ -121,7 +121,7 @@ def _every(times: Instants) -> str:
 
 
 def rows_an_increment(rows: int) -> int:
-    """How many rows an increment has where there is no time: about a hundredth of all, a round number.
+    """The rows of an increment in a stream without times: about a hundredth of all, a round number.
 
     >>> rows_an_increment(120), rows_an_increment(20_000), rows_an_increment(10**7)
     (20, 200, 5000)

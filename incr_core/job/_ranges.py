@@ -1,4 +1,4 @@
-"""Rows that stand for all others where inputs are normalised, made of the ranges that a job tells of its columns."""
+"""Typical rows for the normalisation of inputs, derived from `features.ranges`."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ __all__ = ["typical_rows"]
 
 
 def typical_rows(job: JobFile, encoder: Encoder) -> Batch | None:
-    """Two rows with the mean and the variance of numbers that lie evenly in `features.ranges`; None where none is told.
+    """Two rows with the mean and variance of uniform numbers in `features.ranges`; None if the job has no ranges.
 
         (low + high) / 2  -+  (high - low) / (2 sqrt 3)
 
-    So inputs, and a number to predict, are normalised without a look at any row.
+    So inputs, and a number to predict, are normalised without reading any row.
     """
     ranges, columns = job.features.ranges, list(encoder.places)
     if not ranges:

@@ -1,4 +1,4 @@
-"""How many replicas a run has: a number, between two numbers, or what the log of another run says."""
+"""The number of replicas of a run: fixed, a range, or the log of another run."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ __all__ = ["Replicas"]
 
 @dataclass(frozen=True, slots=True)
 class Replicas:
-    """What `cluster.replicas` says.
+    """The value of `cluster.replicas`.
 
-    least, most: between which the number may be. log: from which increment on there are how many, as a run tells it.
+    least, most: the range of the number. log: pairs of a first increment and a number, as in a run's summary.
 
     >>> Replicas.of(2), Replicas.of("2..8")
     (Replicas(least=2, most=2, log=()), Replicas(least=2, most=8, log=()))
@@ -56,5 +56,5 @@ class Replicas:
         return self.least == self.most
 
     def at(self, increment: int) -> int:
-        """How many learn that increment, by the log."""
+        """The number of replicas that learn an increment, by the log."""
         return [count for first, count in self.log if first <= increment][-1]

@@ -18,7 +18,7 @@ __all__ = ["AlertsSection", "DriftSection", "LimitsSection", "PublishSection", "
 
 
 class DriftSection(Section):
-    """A detector over what is known before it is learned, and what to do when it signals."""
+    """A detector of drift over values known before learning, and the actions when it signals."""
 
     detector: Literal["adwin", "page_hinkley", "kswin", "ddm"] = "adwin"
     """The detector. `"ddm"` takes errors only, row by row."""
@@ -66,7 +66,7 @@ class ReviewSection(Section):
     every: Duration | Annotated[int, Field(strict=True, ge=1)]
     """Increments with rows to learn, or a duration such as `"7d"` (needs `predict_at`). Required."""
     rows: int = Field(5000, ge=1)
-    """How many rows to draw."""
+    """The number of rows to draw."""
 
 
 class PublishSection(Section):
@@ -75,7 +75,7 @@ class PublishSection(Section):
     every: int = Field(1, ge=1)
     """Increments between commits."""
     keep: int | None = Field(None, ge=1)
-    """How many of the newest versions keep their weights; the champion always does. Default: all."""
+    """The number of newest versions that keep their weights. The champion always does. Default: all."""
     gate: bool = False
     """Judge each new version before it is served, on the rows that arrived and on rows of the past. It becomes the
     champion, or is held back while the champion keeps serving and the run keeps learning
@@ -142,7 +142,7 @@ class PublishSection(Section):
 
 
 class LimitsSection(Section):
-    """What an increment may take; above it, a sample of its rows is learned."""
+    """Limits of an increment. Above a limit, a sample of its rows is learned."""
 
     rows_per_hour: float | None = Field(None, gt=0)
     """Rows to learn of an hour of the stream (`stream.predict_at`), on average over each increment: 5 is 120 rows of a
@@ -163,7 +163,7 @@ class LimitsSection(Section):
 
 
 class TrackSection(Section):
-    """Where else the metrics of increments are written."""
+    """Further destinations of the metrics of increments."""
 
     tensorboard: bool = False
     """Also write the metrics of increments as event files to DIR/tensorboard, as they are committed (extra `track`)."""
@@ -181,11 +181,11 @@ ALERTS = (
     "bad file",
     "limit",
 )
-"""What a person may be told of."""
+"""The kinds of message."""
 
 
 class AlertsSection(Section):
-    """What a person is told of while a run goes on, and how."""
+    """The messages sent during a run, and their destinations."""
 
     webhook: str | None = None
     """An http or https address to which messages are posted, one JSON object each: `id`, `run`, `directory`, `kind`,
@@ -214,7 +214,7 @@ class AlertsSection(Section):
 
     @property
     def stale_seconds(self) -> float | None:
-        """Seconds without a version after which somebody is told; None: never."""
+        """Seconds without a version after which a message is sent; None: never."""
         return None if self.stale is None or "stale" not in self.on else duration(self.stale, "alerts.stale") / SECOND
 
     @field_validator("on")

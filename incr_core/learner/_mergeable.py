@@ -120,9 +120,9 @@ class Mergeable:
     def observe(self, labelled: Batch) -> Weights:
         """Return the additions of rows about to be learned to running statistics, by the statistic's name in `weights`.
 
-        It is additive: the sum over participants, added to the anchor before anybody learns, gives all of them the
-        statistics of all rows; counts of ids are joined (`models.is_id_count`). Where the learner has `typical` rows it
-        tells of these, as many times as there are rows to learn, and of those nothing.
+        The additions are summed over participants and added to the anchor before any participant learns. Then all of
+        them have the statistics of all rows. Counts of ids are joined (`models.is_id_count`). A learner with `typical`
+        rows observes these instead, scaled to the number of rows to learn.
         """
         if self.typical is not None:
             times = len(labelled) / len(self.typical)
@@ -156,12 +156,12 @@ class Mergeable:
 
     @property
     def id_tables(self) -> dict[str, IdTable]:
-        """The model's tables of ids by name, in the order of the columns; none where it has none."""
+        """The model's tables of ids by name, in the order of the columns; empty if it has none."""
         found: dict[str, IdTable] = getattr(self.model, "id_tables", {})
         return found
 
     def note_ids(self, labelled: Batch) -> None:
-        """Count how often this participant sees each id in the increment at hand, for `share_ids`."""
+        """Count how often this participant sees each id in the current increment, for `share_ids`."""
         if tables := self.id_tables:
             assert isinstance(labelled.inputs, dict)
             keys = labelled.inputs["ids"].to(self.device)

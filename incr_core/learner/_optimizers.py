@@ -208,8 +208,8 @@ def check_gradients(make: OptimizerFactory, sparse: Collection[str], dense: Coll
 
 
 def _step(make: OptimizerFactory, *, sparse: bool) -> None:
-    """One step of a small weight of its own, by an optimiser made for it."""
-    if sparse:  # torch does not check unless asked to, but warns until it was told either way
+    """Make an optimiser for a small weight and take one step."""
+    if sparse:  # The checks are off by default, but torch warns until they are set explicitly.
         torch.sparse.check_sparse_tensor_invariants.disable()  # type: ignore[no-untyped-call]
     weight = Parameter(torch.zeros(2, 2))
     weight.grad = torch.zeros_like(weight).to_sparse(1) if sparse else torch.zeros_like(weight)

@@ -1,9 +1,9 @@
-"""Many learners that keep nothing from one round to the next, learned as one batch with the learner of one of them.
+"""Learning of many stateless clients as one batch, with one learner.
 
-    W_k = the anchor, learned on the rows of learner k        mean = a + sum_k n_k (W_k - a) / sum_k n_k
+    W_k = the anchor, learned on the rows of client k        mean = a + sum_k n_k (W_k - a) / sum_k n_k
 
-Such a learner is its rows and the order that it takes them in; its optimiser begins without moments. So nothing is made
-for each: neither a model nor an update, and what K of them learn is summed as it lies.
+A stateless client keeps nothing between rounds: it consists of its rows and their order, and its optimiser begins
+without moments. So no client needs its own model or update. The stacked weights of K clients are summed directly.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ def learn_stateless(
     anchor: Weights,
     orders: Sequence[Sequence[Tensor | None]] = (),
 ) -> Update:
-    """Learn the rows of K clients, each from the anchor on; returns the mean of their updates, by rows.
+    """Learn the rows of K clients, each starting at the anchor, and return the mean of their updates, by rows.
 
     Args:
-        learner: has adopted the anchor, and can be learned together with others (`why_alone`). It stays as it is.
-        rows: those of the first client, then of the second, and so on, (B, ...).
-        sizes: how many rows each client has, at least one, (K,).
-        passes: over the rows of each.
-        anchor: the weights that all begin with.
-        orders: for each client, the places of its rows in each pass, None where they come as they lie. None at all: all
-            do.
+        learner: has adopted the anchor, and can be learned together with others (`why_alone`). It does not change.
+        rows: rows of the first client, then of the second, and so on, (B, ...).
+        sizes: number of rows of each client, at least one, (K,).
+        passes: number of passes over the rows of each client.
+        anchor: the weights at which all clients start.
+        orders: for each client and pass, the places of its rows, or None for their stored order. Empty: the stored
+            order for all clients.
 
     Example:
         >>> from incr_core.objectives import Regression
@@ -73,13 +73,13 @@ def learn_stateless(
 
 
 def _steps_of(learner: Learner, sizes: Tensor, passes: int) -> Tensor:
-    """How many steps each takes, (K,)."""
+    """The number of steps of each client, (K,)."""
     found, which = sizes.unique(return_inverse=True)  # type: ignore[no-untyped-call]
     return torch.tensor([learner.steps_in(size, passes) for size in found.tolist()])[which]
 
 
 @torch.no_grad()
 def _mean(values: Tensor, anchor: Tensor, shares: Tensor) -> Tensor:
-    """a + sum_k p_k (v_k - a), in the memory of the values; what nobody moved stays as it is."""
+    """a + sum_k p_k (v_k - a), in the memory of the values. An entry that no client moved keeps its bits."""
     moved = values.sub_(anchor).flatten(1)
     return anchor + (shares.to(moved.dtype) @ moved).view(anchor.shape)

@@ -29,7 +29,7 @@ class Event:
 
     kind: "diverged", "drift", "task", "review", "held", "promoted", "bad file", "worker lost", "node leaving" or
     "limit".
-    what: in words. action: what was done. rows: how many rows it is about.
+    what: description in words. action: the reaction. rows: number of rows concerned.
 
     Example:
         >>> Event(Tick(3, "2013-02-01"), "diverged", "the loss is nan", "quarantined its rows", 900).kind

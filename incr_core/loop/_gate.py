@@ -41,8 +41,8 @@ and the minimum relative increase.
 """
 
 MISCALIBRATED, UNUSUALLY, ENOUGH = 0.05, 4.0, 200
-"""By how much the calibration error on rows held back may rise, and in what it has usually risen by; and over how many
-rows: of fewer it is mostly noise."""
+"""The largest rise of the calibration error on rows held back, absolute and relative to the usual rise, and the number
+of rows below which the error is mostly noise."""
 
 MEMORY = 0.1
 """Weight of a commit in the exponential means of these records."""
@@ -180,7 +180,7 @@ class Gate:
         return _Standing(newest, record, odd, suspect, max(LENIENT, bound / odd) if suspect else 1.0)
 
     def refuses(self, newest: Newest | None) -> str:
-        """Why rows that neither version has learned speak against the new one; "" where they do not."""
+        """Return why the rows held back refuse the new version; "" if they do not."""
         if newest is None or self._newer.known < KNOWN:
             return ""
         margins, rises = SUSPECT
@@ -192,16 +192,16 @@ class Gate:
         return ""
 
     def unasked(self, newest: Newest | None = None) -> Verdict:
-        """Promote a version without asking the past, where that is not `due`, nor are rows held back against it."""
+        """Promote a version without evaluating past rows, if that is not `due` and rows held back do not refuse it."""
         one, none = self._standing(), math.nan
         self._odd.add(one.odd)
         self._learn_from(newest)
         self._took("promote", one.newest)
-        why = "nothing unusual has arrived; the past was not asked"
+        why = "no unusual loss on new rows; past rows were not evaluated"
         return Verdict("promote", 0, none, none, none, self._usual.size, one.newest, one.record, False, 0, why, newest)
 
     def _learn_from(self, newest: Newest | None) -> None:
-        """Take what a promoted version was answered on rows held back for what is usual."""
+        """Add a promoted version's results on rows held back to the usual values."""
         if newest is not None:
             self._newer.add(newest.change / max(abs(newest.champion), TINY))
             self._calibration.add(newest.rise)
@@ -231,10 +231,10 @@ class Gate:
             # Participants that have not learned the preceding rows find these equally unusual; learning them need not
             # affect past rows.
             worse = True
-            told = f"what arrives is answered with loss {arrived:.4g} still, where champions had {record:.4g}; {told}"
+            told = f"the loss on new rows is still {arrived:.4g}, compared with {record:.4g} for champions; {told}"
         if against := self.refuses(newest):
             worse, told = True, f"{against}; {told}"
-        follow, why = "recover" if self.held else "promote", told if rows else "no past yet"
+        follow, why = "recover" if self.held else "promote", told if rows else "no past rows yet"
         if worse and wanted:
             follow, why = "restart", f"promoted by hand: {told}"
         elif worse:
@@ -250,21 +250,24 @@ class Gate:
         )  # fmt: skip
 
     def _doubted(self, arrived: float, told: str, newest: Newest | None) -> tuple[str, str]:
-        """What becomes of a version that answers the past, or rows held back, worse."""
+        """Decide on a version that is worse on the past or on rows held back: the action and its reason."""
         if self.held + self.aside < self.patience:
             return "hold", told
         if self.goes_back:
-            return "restart", f"a drift: {told}; the rows of {self.aside} commits before were set aside for the same"
-        if newest is not None:  # both have answered the same rows, and learned none of them
+            return (
+                "restart",
+                f"a drift: {told}; the rows of the last {self.aside} commits were set aside for the same reason",
+            )
+        if newest is not None:  # losses of both on the same rows, which neither has learned
             if newest.change < -SURE * newest.error:
-                return "restart", f"a drift: {told}, after {self.held} versions held; but {newest.described()}"
+                return "restart", f"a drift: {told}, after {self.held} held versions; but {newest.described()}"
             return "hold", f"{told}; held {self.held} times before, and {newest.described()}"
         # The champion made the predictions that were scored when its successor was held first.
         before = max(value for value in (self._first, self._record, -math.inf) if value is not None)
         if arrived < before:
             return "restart", (
-                f"a drift: {told}, after {self.held} versions held; but what arrives is answered with loss "
-                f"{arrived:.4g}, where the champion had {before:.4g}"
+                f"a drift: {told}, after {self.held} held versions; but the loss on new rows is {arrived:.4g}, "
+                f"compared with {before:.4g} for the champion"
             )
         return "hold", f"{told}; held {self.held} times before, and the loss on new rows is no lower"
 

@@ -1,4 +1,4 @@
-"""Limits on what an increment may take: which share of the next one's rows is learned."""
+"""Limit on the time of an increment: the share of the next increment's rows to learn."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Limits:
         self.seconds, self.share, self.dropping = seconds, 1.0, False
 
     def took(self, seconds: float, rows: int) -> bool:
-        """An increment of so many rows took so long; whether the share is another one now."""
+        """Record the seconds and rows of an increment. Return whether the share has changed."""
         if self.seconds is None or not rows:
             return False
         wanted = self.share * min(self.seconds / max(seconds, 1e-9), GROWTH)
@@ -47,7 +47,7 @@ class Limits:
         return changed
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run goes on with."""
+        """The state that a resumed run continues with."""
         return {"share": self.share, "dropping": self.dropping}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What the rows held back say of champion and challenger: their losses, and how well they are calibrated."""
+"""Losses and calibration of champion and challenger on the rows held back."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from incr_core.rounds import Comparison
 __all__ = ["Newest"]
 
 MEASURED = ("calibration_error", "brier")
-"""Metrics that are told beside the main one, where the objective has them."""
+"""Metrics that are reported besides the main one, if the objective has them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +21,10 @@ class Newest:
     """Champion and challenger on the newest labelled rows, which neither has learned.
 
     Attributes:
-        rows: How many.
+        rows: Number of rows.
         champion, challenger: Mean losses.
         error: Standard error of their difference, which is paired.
-        metrics: Name -> of the champion, of the challenger.
+        metrics: Name -> values of the champion and the challenger.
 
     Reference:
         Calibration error is ECE over ten bins: Naeini et al. 2015, "Obtaining well calibrated probabilities using
@@ -85,7 +85,7 @@ class Newest:
         return loss + calibration
 
     def document(self) -> dict[str, Any]:
-        """For a manifest; what is not known is left out."""
+        """Return the entry of the manifest, without metrics that are not known."""
         told = {name: {"champion": one, "challenger": other} for name, (one, other) in self.metrics.items()}
         known = {name: pair for name, pair in told.items() if all(value == value for value in pair.values())}
         return {**asdict(self), "metrics": known}

@@ -26,9 +26,9 @@ class PendingCommit:
 
     last: the last increment's tick; None if there is nothing to commit. metrics: a row per increment.
     rows: participant -> ids of the rows it learned. duplicates: participant -> ids of rows that were learned before.
-    dropped: the same of rows that are not learned, since there are more than the limits allow.
+    dropped: participant -> ids of rows that were left out because of the limits.
     bad, bad_files: rows and files that cannot be used. diverged: the rows of diverged increments, as tables.
-    events: what happened besides. clients: a row per client and increment, where an engine tells of each.
+    events: all other events. clients: a row per client and increment, if the engine reports clients.
     """
 
     last: Tick | None = None
@@ -62,7 +62,7 @@ class PendingCommit:
         return files
 
     def tables(self, version: int, origins: Sequence[str], increment: int) -> dict[str, pa.Table]:
-        """What a commit takes of it: metrics, ledger, duplicates, dropped, quarantine, events and clients.
+        """Return the tables of a commit: metrics, ledger, duplicates, dropped, quarantine, events and clients.
 
         Args:
             version: Number of the version.
@@ -142,9 +142,9 @@ def metrics_row(
 
 
 def trivial_columns(now: Statistics, so_far: Statistics) -> dict[str, float]:
-    """What trivial predictions of the same rows come to, as columns of the table of metrics; none without any.
+    """Return the metrics of trivial predictions of the same rows, as columns of the table of metrics.
 
-    now, so_far: the statistics of an increment, and of all so far.
+    now, so_far: the statistics of an increment, and of all increments so far. Without statistics there are no columns.
     """
     both = (("trivial", trivial_metrics(now)), ("trivial_total", trivial_metrics(so_far)))
     return {

@@ -66,7 +66,7 @@ class SliceTotals:
         }
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next increments are added to."""
+        """The totals that the next increments are added to."""
         return {"rows": dict(self._rows), "sums": self._sums.state_dict()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:

@@ -44,7 +44,7 @@ def count_scores(p: Array, y: Array, w: Array) -> Array:
 
 
 def _position(p: Array, bins: int) -> Array:
-    """Where probabilities are on a scale of `bins` bins, in [0, bins)."""
+    """The positions of probabilities on a scale of `bins` bins, in [0, bins)."""
     inside = p.clip(1e-40, 1.0 - 1e-16)
     position = (np.arcsinh(0.5 * (np.log(inside) - np.log1p(-inside))) / _SPAN + 1.0) * (bins / 2)
     placed: Array = position.clip(0.0, bins * (1.0 - 1e-9))

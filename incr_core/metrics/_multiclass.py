@@ -35,8 +35,8 @@ def multiclass_statistics(
 
     The statistics count, per class, correct rows, predictions and targets. Most metrics need no more of the
     confusion matrix, and these are 3C numbers. Up to `MOST_CLASSES_APART` outputs the statistics also contain the
-    confusion matrix, true by predicted (C, C), and a histogram of each class's probability, for rows of other classes
-    and of its own (C, 2, 256). A target without an output of the model has probability zero.
+    confusion matrix, true by predicted (C, C), and a histogram of each class's probability (C, 2, 256), for rows of
+    other classes and rows of this class. A target without an output of the model has probability zero.
 
     Args:
         probability: Class probabilities.

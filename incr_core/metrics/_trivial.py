@@ -1,4 +1,4 @@
-"""How well predictions do that look at no feature, as sums that add like those of the model's own."""
+"""Additive statistics and metrics of trivial predictions, which use no feature."""
 
 from __future__ import annotations
 

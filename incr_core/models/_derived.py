@@ -1,4 +1,4 @@
-"""A value that is worked out of a tensor, and kept until the tensor changes."""
+"""Cache of values that are computed from a tensor, valid until the tensor changes."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ Values = TypeVar("Values", bound=tuple[Tensor, ...])
 
 
 class Derived(Generic[Values]):
-    """Tensors worked out of a `source`; they are kept until it is written to, which may happen anywhere.
+    """Cached tensors that are computed from a `source`. They are computed again after any write to the source.
 
-    A tensor counts the writes to itself. Nothing is kept of tensors that stand in for others, as inside of torch.func
-    or torch.export, nor while a CUDA graph is captured: the graph works the values out at each replay. A copy keeps
-    nothing, since a copy of the source counts its writes from 0.
+    A tensor counts the writes to itself. Stand-in tensors, as inside torch.func or torch.export, are not cached.
+    Nothing is cached while a CUDA graph is captured either, because the graph computes the values at each replay. A
+    copy of the cache is empty, since a copy of the source counts its writes from 0.
 
     >>> derived, source = Derived(), torch.ones(2)
     >>> first = derived.of(source, lambda: (source.sum(),))
@@ -39,7 +39,7 @@ class Derived(Generic[Values]):
         self._values: Values | None = None
 
     def of(self, source: Tensor, work_out: Callable[[], Values]) -> Values:
-        """The values of `source` as it is now. work_out: works them out of `source`, and of what changes before it."""
+        """Return the values for the current `source`. work_out: computes them from the source."""
         if source.is_cuda and torch.cuda.is_current_stream_capturing():
             return work_out()
         if self._values is not None and self._source is source and self._writes == writes(source):

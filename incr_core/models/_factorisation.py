@@ -1,4 +1,4 @@
-"""The built-in model for ratings and clicks: biases and factors of ids, beside a linear part for other columns."""
+"""Factorisation model for ratings and clicks: biases and factors of ids, and a linear part for other columns."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from incr_core.models._moments import Moments
 __all__ = ["Factorisation"]
 
 SHRUNK_BIAS, SHRUNK_FACTORS = 1.0, 10.0
-"""Times an id is seen until its bias, and its factors, count half. Chosen on made-up ratings of other seeds than those
-reported in `benchmarks/ratings.py`."""
+"""Occurrences of an id at which its bias, and its factors, count half. Chosen on synthetic ratings whose seeds differ
+from those of `benchmarks/ratings.py`."""
 
 
 class Factorisation(nn.Module):
@@ -27,18 +27,18 @@ class Factorisation(nn.Module):
         u_k = v_k n_k / (n_k + 10)
 
     b_k and v_k are the bias and the factors of the row's k-th id (`IdTable`), which was seen n_k times. x are the row's
-    numbers, normalised by moments that merge exactly, with an indicator where they are missing, and w_c the weights of
-    its categories. The objective adds the mean: `Regression` works in units of the target's spread around it. Ids seen
-    rarely are shrunk towards 0, and an id without a row counts nothing, so a new user and a new item are predicted at
-    the mean.
+    numbers, normalised by moments that merge exactly, with an indicator for each missing number. w_c are the weights of
+    its categories. The objective adds the mean: `Regression` works in units of the target's spread around it. Rare ids
+    are shrunk towards 0, and an id without a row contributes 0. So the prediction for a new user and a new item is the
+    mean.
 
     Koren, Bell & Volinsky 2009, "Matrix factorization techniques for recommender systems", equation 4; Rendle 2010,
     "Factorization machines", equation 1.
 
     Args:
-        shape: the rows; one output.
-        factors: numbers in v.
-        sparse, averaged: of the tables, see `IdTable`.
+        shape: the shape of the rows, with one output.
+        factors: number of factors, the length of v_k.
+        sparse, averaged: options of the tables, see `IdTable`.
 
     Shapes:
         {"numeric": (B, N), "ids": (B, K)} to (B, 1).
@@ -87,7 +87,7 @@ class Factorisation(nn.Module):
         factors = rows[..., 1:] * (times / (times + SHRUNK_FACTORS))
         biases = rows[..., :1] * (times / (times + SHRUNK_BIAS))
         total = factors.sum(0)
-        # The sum over pairs is half of what the square of the sum has beyond the squares.
+        # sum_{k<l} <u_k, u_l> = (|sum_k u_k|^2 - sum_k |u_k|^2) / 2
         pairs = 0.5 * (total * total - (factors * factors).sum(0)).sum(1, keepdim=True)
         output: Tensor = biases.sum(0) + pairs + self.bias
         if self.linear is not None:
@@ -102,7 +102,7 @@ class Factorisation(nn.Module):
         return torch.cat([torch.where(missing, 0.0, values), missing.float()], dim=1)
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the moments, and which ids they hold."""
+        """Return the additions of rows about to be learned to the moments, and the counts of their ids."""
         assert isinstance(inputs, dict)
         return {"moments.sums": self.moments.measure(inputs["numeric"]), **count_ids(self.id_tables, inputs["ids"])}
 

@@ -1,4 +1,4 @@
-"""Which id has which row: a pure function of the tables before and of counts that all participants have summed."""
+"""Assignment of ids to rows: a pure function of the earlier tables and the summed counts of all participants."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from incr_core.models._id_table import BOOKKEEPING, IdTable
 __all__ = ["ADMITTED", "absorb_ids", "count_ids", "is_id_count", "kept_in_id_tables", "retracted"]
 
 ADMITTED = ".admitted"
-"""End of the name under which counts of ids are told, beside the additive statistics of a model."""
+"""Suffix of the names of id counts among the observed statistics of a model."""
 
 START = 0.05
-"""Standard deviation of the numbers that a row begins with."""
+"""Standard deviation of the initial entries of a row."""
 
 
 def is_id_count(name: str) -> bool:
-    """Whether an observed entry counts ids: such entries are joined, all others are added.
+    """Return whether an observed entry counts ids. Such entries are joined, and all others are added.
 
     >>> is_id_count("model.tables.0.admitted"), is_id_count("model.moments.sums")
     (True, False)
@@ -28,12 +28,12 @@ def is_id_count(name: str) -> bool:
 
 
 def count_ids(tables: Mapping[str, IdTable], keys: Tensor) -> dict[str, Tensor]:
-    """The ids in columns of keys (B, K) and how often each occurs, by the names of the K tables, for `observe`."""
+    """Count the ids in each column of keys (B, K), for `observe`. The result is by the names of the K tables."""
     return {f"{name}{ADMITTED}": table.count(keys[:, place]) for place, (name, table) in enumerate(tables.items())}
 
 
 def retracted(counts: Tensor) -> Tensor:
-    """The counts of rows that were not learned after all, to be absorbed.
+    """Negate the counts of rows that were observed but not learned. `absorb_ids` then removes them.
 
     >>> retracted(torch.tensor([[0, 3], [5, 2]])).tolist()
     [[0, -3], [5, -2]]
@@ -42,7 +42,7 @@ def retracted(counts: Tensor) -> Tensor:
 
 
 def kept_in_id_tables(weights: Mapping[str, Tensor]) -> list[str]:
-    """Names of the entries that no learning changes: the bookkeeping of all tables.
+    """Names of the bookkeeping entries of all tables, which optimiser steps do not change.
 
     >>> table = IdTable(1, 1)
     >>> kept_in_id_tables({f"ids.{name}": value for name, value in table.state_dict().items()})[:2]
@@ -54,12 +54,13 @@ def kept_in_id_tables(weights: Mapping[str, Tensor]) -> list[str]:
 
 @torch.no_grad()
 def absorb_ids(weights: Mapping[str, Tensor], observed: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Take the counts of all participants into the tables among `weights`, in place.
+    """Update the tables among `weights` with the counts of all participants, in place.
 
-    It is a pure function of both, so a server without a model makes the same tables as its clients.
+    The result is a pure function of both arguments, so a server without a model computes the same tables as its
+    clients.
 
     Returns:
-        The rows (n,) that begin again, by the name of the table's weight.
+        The rows (n,) that were reset, by the name of the table's weight.
     """
     changed = {}
     for name, counts in observed.items():
@@ -101,14 +102,14 @@ def _absorb(table: Mapping[str, Tensor], told: Tensor) -> Tensor:
 
 
 def _admit(table: Mapping[str, Tensor], new: Tensor, times: Tensor, clock: int) -> Tensor:
-    """Give new ids rows: free ones in order, then those of the ids unused for longest; returns them, 0 for none."""
+    """Assign rows to new ids: free rows in order, then rows of ids unused for longest. Returns them, 0 for no row."""
     keys, seen, used = table["keys"], table["seen"], table["used"]
     order = torch.argsort(-times, stable=True)  # `new` is sorted, so ties go by key
     free = (keys[1:] == 0).nonzero().flatten() + 1
     taken = free[: len(new)]
     if len(taken) < len(new):
         idle = ((keys[1:] != 0) & (used[1:] < clock)).nonzero().flatten() + 1
-        # Ids that are not used yet go first, then by when they were seen last, then by key.
+        # The order of replacement: ids below the threshold first, then by their last occurrence, then by key.
         idle = idle[torch.argsort(keys[idle], stable=True)]
         idle = idle[torch.argsort(used[idle], stable=True)]
         idle = idle[torch.argsort((seen[idle] >= table["settings"][0]).long(), stable=True)]
@@ -121,7 +122,7 @@ def _admit(table: Mapping[str, Tensor], new: Tensor, times: Tensor, clock: int) 
 
 
 def _rows_among(keys: Tensor, wanted: Tensor) -> Tensor:
-    """The row that holds each of the wanted keys, 0 where none does."""
+    """The row of each wanted key, 0 for keys without a row."""
     rows = keys.nonzero().flatten()
     if not len(rows) or not len(wanted):
         return torch.zeros_like(wanted)
@@ -131,7 +132,7 @@ def _rows_among(keys: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _start(keys: Tensor, width: int, plain: int) -> Tensor:
-    """The numbers that rows begin with, (n, width): uniform, a function of key and place; 0 without a key."""
+    """Initial rows, (n, width): uniform numbers that are a function of key and place; 0 without a key."""
     place = torch.arange(width, dtype=torch.int64, device=keys.device)
     mixed = keys[:, None] ^ (place * -7046029254386353131)  # splitmix64, in arithmetic that wraps
     for shift, factor in ((30, -4658895280553007687), (27, -7723592293110705685)):

@@ -1,4 +1,4 @@
-"""Embedding tables that grow: an id gets a row once it was seen often enough, and loses it when unused for long."""
+"""Embedding tables for ids. An id gets a row after enough occurrences and loses it when it is unused for long."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ BOOKKEEPING = ("keys", "seen", "used", "lately", "clock", "rows", "settings")
 
 
 class Lookup(NamedTuple):
-    """The rows in use, sorted by key, and the contents of `keys` and `seen` they were found from."""
+    """The rows in use, sorted by key, and the contents of the buffers from which they were derived."""
 
     keys: Tensor
     usable: Tensor
@@ -28,7 +28,7 @@ class Lookup(NamedTuple):
 class IdTable(nn.Embedding):
     """Embeddings of ids, one row each without collisions, in a table of fixed capacity.
 
-    Ids are 64-bit keys (`Encoder`); key 0 is a missing id. Row 0 stands for every id without a row of its own.
+    Ids are 64-bit keys (`Encoder`); key 0 is a missing id. All ids without a row share row 0.
     Participants count the keys of the rows they are about to learn (`count`). The counts of all participants are
     summed, and `absorb_ids` derives the new table from the old one and the sum:
 
@@ -37,9 +37,9 @@ class IdTable(nn.Embedding):
         an id not seen within the last `unused` rows loses its row
 
     Ties are broken by count and key, so the table is a function of the sums and is equal on every participant, whatever
-    the split of the rows. A row begins at numbers that are a function of its key. The first `plain` of them begin at 0.
+    the split of the rows. The initial numbers of a row are a function of its key. The first `plain` of them are 0.
 
-    Rows merge by how often each participant saw the id since the last merge (`merged_by_count`). With anchor a,
+    Rows merge in proportion to the occurrences of the id at each participant since the last merge. With anchor a,
     participant i's weights w_i and count n_i of an id:
 
         row = a + sum_i n_i / n (w_i - a)        n = sum_i n_i
@@ -49,13 +49,13 @@ class IdTable(nn.Embedding):
     Monolith (Liu et al. 2022, arXiv 2209.07663), sections 3.1 and 3.2.
 
     Args:
-        capacity: ids that can have a row.
-        width: numbers in a row.
-        after: times an id is seen before it is used.
-        unused: rows learned after which an unused id loses its row; 0: only when another id needs the row.
-        plain: how many numbers of a row begin at 0.
+        capacity: maximum number of ids with a row.
+        width: number of entries of a row.
+        after: occurrences of an id from which its row is used.
+        unused: number of rows learned after which an unused id loses its row. 0: only when another id needs the row.
+        plain: number of entries of a row that begin at 0.
         sparse: whether gradients hold only the rows looked up.
-        averaged: whether rows merge by the plain mean instead, as they must where every step is exchanged.
+        averaged: whether rows merge by the plain mean instead. Required where every step is exchanged.
 
     Shapes:
         keys (B,) int64 to (B, width).
@@ -158,15 +158,16 @@ class IdTable(nn.Embedding):
         return torch.cat([rows, torch.stack([distinct[there], counts[there]], dim=1)])
 
     def counted(self, keys: Tensor) -> None:
-        """Note how often each row is seen in the increment at hand, for `share`."""
+        """Record how often each row is seen in the current increment, for `share`."""
         ids, counts = torch.unique(self.rows_of(keys[keys != 0]), return_counts=True)
         self.own = ids, counts, len(keys)
 
     @torch.no_grad()
     def share(self, anchor: Tensor) -> None:
-        """Scale what was learned since `anchor` by this participant's share of the occurrences of each id.
+        """Scale the change of each row since `anchor` by this participant's share of the occurrences of its id.
 
-        An id that no participant was about to learn, as of remembered rows, is shared by the rows of each.
+        An id may come from remembered rows only, so that it has no count in this increment. Then the share is this
+        participant's share of the rows.
         """
         rows = int(self.rows)
         if self.averaged or self.own is None or self.own[2] >= rows:

@@ -127,7 +127,7 @@ class TableMLP(nn.Module):
         return output if by_word is None else output + by_word
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the moments, and which ids they hold."""
+        """Return the additions of rows about to be learned to the moments, and the counts of their ids."""
         if self.settles and bool(self.moments.sums.any()):
             return {}
         measured = {"moments.sums": self.moments.measure(numbers_and_categories(inputs)[0])}

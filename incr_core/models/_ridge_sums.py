@@ -131,7 +131,7 @@ class RidgeSums(nn.Module):
 
         By a Cholesky factor, F^3 / 3 steps. A penalty that is too small for float64 is raised tenfold until it is not.
 
-        features: of so many features, the first ones, alone; None: of all.
+        features: number of features to use, the first ones. None: all.
         """
         count, size = self.count.clamp(min=1e-300), len(self.features) if features is None else features
         total = self.features[:size]
@@ -140,7 +140,7 @@ class RidgeSums(nn.Module):
         for (first, last), panel in self._panels():
             if first < size:
                 gram[first:last, :last] = panel[: size - first, :size]
-        gram.addr_(total, mean, alpha=-1.0)  # of which only what is below the diagonal is read
+        gram.addr_(total, mean, alpha=-1.0)  # only the part below the diagonal is read
         cross = torch.addr(self.cross[:size], total, target, alpha=-1.0)
         diagonal, penalised = gram.diagonal(), 0.0
         while True:

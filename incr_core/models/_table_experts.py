@@ -125,7 +125,7 @@ class TableExperts(nn.Module):
         return torch.cat([hidden, linear, self.solved(self._numbers(inputs)).to(linear.dtype)], dim=1)
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to moments and magnitudes."""
+        """Return the additions of rows about to be learned to moments and magnitudes."""
         numeric, _ = numbers_and_categories(inputs)
         mean, std = self.moments.scale()
         known = self.moments.sums[0] >= 2
@@ -138,7 +138,7 @@ class TableExperts(nn.Module):
         }
 
     def observe_labelled(self, inputs: Inputs, targets: Tensor, weights: Tensor | None = None) -> dict[str, Tensor]:
-        """What rows about to be learned, and numbers that stand for their targets (B, outputs), add to the sums."""
+        """Return the additions of rows about to be learned to the sums. targets: (B, outputs)."""
         added = self.solved.measure(self._numbers(inputs), targets, weights)
         return {f"solved.{name}": value for name, value in added.items()}
 

@@ -87,7 +87,7 @@ class TwoTower(nn.Module):
         self.query: TableMLP
 
     def forward(self, inputs: Inputs) -> Tensor:
-        """[u | v], (B, outputs), and where the item stands, (B, 5), where that is told."""
+        """[u | v], (B, outputs), followed by the standing of the item, (B, 5), if `tells_standing`."""
         query, item = self._by_tower(inputs)
         u, v = self.query(query), self.item(item)
         if not self.ranks:
@@ -130,7 +130,7 @@ class TwoTower(nn.Module):
 
     @contextmanager
     def without_standing(self) -> Iterator[None]:
-        """Inside, answers are [u | v] alone: of many items at once nobody asks where each stands."""
+        """Inside, outputs are [u | v] alone: scoring many items needs no standing of each."""
         self.tells_standing = False
         try:
             yield
@@ -143,7 +143,7 @@ class TwoTower(nn.Module):
         return next(iter(self.item.id_tables.values()))
 
     def observe(self, inputs: Inputs) -> dict[str, Tensor]:
-        """What rows about to be learned add to the moments of both towers, and which ids they hold."""
+        """Return the additions of rows about to be learned to the moments of both towers, and their id counts."""
         query, item = self._by_tower(inputs)
         return {
             **{f"query.{name}": value for name, value in self.query.observe(query).items()},

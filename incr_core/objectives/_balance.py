@@ -1,4 +1,4 @@
-"""Rare classes: what a row of each class counts in the loss, and how predictions allow for it."""
+"""Class weights for rare classes, and the correction of predictions for them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["Balance"]
 
 
 class Balance(nn.Module):
-    """Class weights and the shift of class shares that predictions allow for, from counts of labels.
+    """Class weights and the matching shift of predictions, from counts of labels.
 
     With n_c rows of class c learned so far, of C classes that occurred, and row weights as usual:
 
@@ -25,17 +25,18 @@ class Balance(nn.Module):
         p_c ~ softmax(output)_c / (f_c n_c)                 prior = "uniform"
 
     A model that learns with these weights answers as if class c had the share n_c f_c of all rows. Dividing by f_c
-    gives probabilities for the stream as it is (Saerens et al. 2002), and dividing by n_c as well those for classes of
-    equal shares, whose largest maximises macro recall (Menon et al. 2021, equation 9). Strength 0 weights no row.
+    gives probabilities for the class shares of the stream (Saerens et al. 2002). Dividing by n_c as well gives
+    probabilities for equal class shares, whose largest maximises macro recall (Menon et al. 2021, equation 9). At
+    strength 0 all weights are 1.
 
-    Counts are statistics: sums of what participants observe, exact in any order and split, known to all before a row of
-    the increment is learned.
+    Counts are additive statistics over all participants. They are exact in any order and split, and all participants
+    have them before they learn a row of the increment.
 
     Args:
-        classes: How many there are.
+        classes: Number of classes.
         strength: s, from 0 (all rows count alike) to 1 (all classes do).
-        prior: The class shares that predictions are for.
-        half_life: Rows after which a label counts half, where class shares change; None: never.
+        prior: The class shares that predictions assume.
+        half_life: Rows after which a label counts half, for class shares that change. None: never.
 
     Shapes:
         counts: (classes,), float64.
@@ -77,7 +78,7 @@ class Balance(nn.Module):
         self.register_buffer("rows_before", torch.zeros((), dtype=torch.float64))
 
     def observe(self, classes: Tensor) -> dict[str, Tensor]:
-        """What labels (n,) of rows about to be learned add to `counts` and `rows_before`."""
+        """Return the additions of labels (n,) about to be learned to `counts` and `rows_before`."""
         counts = torch.bincount(classes.long(), minlength=len(self.counts)).double()
         if self.half_life is not None:
             counts = counts * freshness(self.rows_before, self.half_life)
@@ -97,11 +98,11 @@ class Balance(nn.Module):
         return self.weights().float()[classes.long()]
 
     def learned_shift(self) -> Tensor:
-        """log f_c, (classes,): by how much learning with the weights has moved log-odds."""
+        """log f_c, (classes,): the shift of log-odds by learning with the weights."""
         return self.weights().log().float()
 
     def predicted_shift(self) -> Tensor:
-        """By how much predictions are moved, (classes,): what is taken off the output of each class."""
+        """The shift, (classes,), that is subtracted from the output of each class for predictions."""
         shift = self.learned_shift()
         if self.prior == "uniform":
             shares = self.counts / self.counts.sum().clamp(min=1e-300)
@@ -109,6 +110,6 @@ class Balance(nn.Module):
         return shift
 
     def extra_repr(self) -> str:
-        """Its arguments."""
+        """The arguments, for `repr`."""
         life = "" if self.half_life is None or math.isinf(self.half_life) else f", half_life={self.half_life:g}"
         return f"classes={len(self.counts)}, strength={self.strength:g}, prior={self.prior!r}{life}"

@@ -152,7 +152,7 @@ class Committing(Reading):
                 break
 
     def bytes(self) -> int:
-        """What the directory takes of the disk."""
+        """The size of the directory on disk."""
         return sum(
             (Path(folder) / name).stat().st_size
             for folder, _, names in os.walk(self.path)
@@ -161,7 +161,7 @@ class Committing(Reading):
         )
 
     def take_cleared(self) -> list[int]:
-        """The versions that have lost their weights for want of room, since this was asked last."""
+        """The versions whose weights were deleted to free space since the last call."""
         cleared, self.cleared = self.cleared, []
         return cleared
 

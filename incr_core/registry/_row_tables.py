@@ -45,7 +45,7 @@ class RowTables:
                 self.names += sorted(set(table["fragment"].unique().to_pylist()) - set(self.names))
         self._known = len(standing.names)
         self.learned = self._entries("ledger", "learned")
-        self.duplicate = self._entries("duplicates", "told as a duplicate")
+        self.duplicate = self._entries("duplicates", "reported as a duplicate")
         self.dropped = self._entries("dropped", "dropped")
         at = self._addresses(quarantine, "quarantine")
         self.quarantined = RowSet.of_ids(at)

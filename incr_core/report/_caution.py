@@ -1,4 +1,4 @@
-"""What to bear in mind when reading the metrics of a run."""
+"""Warnings about metrics that do not measure what a run has learned."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["caution"]
 
 
 def caution(summary: Mapping[str, Any]) -> str:
-    """Why the metrics of a summary say nothing of what was learned, and what to change; "" where they do.
+    """Return why the metrics of a summary do not measure learning, and the remedy. Empty if they do.
 
     >>> caution({"increments": 1, "rows_learned": 900, "rows_predicted": 900})
     'All rows were predicted before any was learned, in one increment: set stream.every to a number of rows or...'

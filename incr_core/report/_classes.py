@@ -1,4 +1,4 @@
-"""How each class was predicted: a table of the classes, the confusion matrix, and curves of scores."""
+"""Report sections on the classes: a table of the classes, the confusion matrix, and curves of scores."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _MOST_CURVES = 6
 def classes(job: Mapping[str, Any], statistics: Statistics) -> str:
     """Sections on the classes, from the sums over all rows that were predicted before they were learned.
 
-    Nothing where the statistics have no classes, as those of a regression, or of an objective of one's own.
+    Empty if the statistics have no classes, as for a regression or a custom objective.
     """
     matrix = statistics.get("confusion", statistics.get("matrix"))
     counted = statistics.get("classes")
@@ -49,7 +49,7 @@ def _names(job: Mapping[str, Any], classes: int) -> list[str]:
 
 
 def _scores(statistics: Statistics) -> list[Floats]:
-    """Of each class, rows of the others and its own by bin of its probability, (2, BINS); [] where none are kept."""
+    """For each class, rows of other classes and of this class by bin of its probability, (2, BINS). May be empty."""
     if "class_scores" in statistics:
         return list(statistics["class_scores"])
     if "scores" not in statistics:

@@ -1,4 +1,4 @@
-"""The clients of a federated run: a small plot of each, the worst first, and a table of them."""
+"""Report section on the clients of a federated run: a small plot of each, the worst first, and a table."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from incr_core.report._words import count, escaped, number, short, words
 __all__ = ["clients"]
 
 _COLUMNS = {False: 4, True: 2}
-"""Plots beside one another, by whether the screen is narrow."""
+"""Number of plots per row, by whether the screen is narrow."""
 
 _MOST_PLOTS = 12
 _MOST_ROWS = 30
 
 
 def clients(table: pa.Table, course: Course, increments: Floats) -> str:
-    """A section on the clients; nothing where a run has none. increments: the numbers of the course's."""
+    """The section on the clients; empty if the run has none. increments: the numbers of the increments."""
     found = standings(table)
     if not found:
         return ""

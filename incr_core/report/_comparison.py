@@ -1,4 +1,4 @@
-"""Several runs on one page: a table, the metric over time, and what differs between their jobs."""
+"""Comparison page of several runs: a table, the metric over time, and the differences between their jobs."""
 
 from __future__ import annotations
 

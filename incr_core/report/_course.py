@@ -1,4 +1,4 @@
-"""What happened in a run, as arrays over its increments."""
+"""The course of a run: metrics and events as arrays over its increments."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Course:
     name: str
     metric: str
     x: Floats
-    """Days since the epoch where increments are named by time, else their numbers."""
+    """Days since the epoch if increments are named by time, else their numbers."""
     dated: bool
     values: Floats
     totals: Floats
@@ -41,9 +41,9 @@ class Course:
     label: str
     """The name of the last increment."""
     events: dict[str, Floats]
-    """Kind of event -> where such events were, on the scale of x."""
+    """Kind of event -> positions of these events on the scale of x."""
     trivial: dict[str, tuple[Floats, Floats]]
-    """Trivial prediction -> its values and totals of the same metric, where they are known."""
+    """Trivial prediction -> its values and totals of the same metric, if they are known."""
 
     @classmethod
     def of(
@@ -97,7 +97,7 @@ class Course:
 
     @property
     def published(self) -> Floats:
-        """Where versions were committed, on the scale of x: at the last increment of each."""
+        """Positions of the committed versions on the scale of x: the last increment of each."""
         known = np.flatnonzero(np.isfinite(self.versions))
         if not len(known):
             return np.empty(0)
@@ -111,7 +111,7 @@ class Course:
 
 
 def _places(events: pa.Table, x: Floats, increments: Floats) -> dict[str, Floats]:
-    """Where the events of each kind were."""
+    """The positions of the events of each kind."""
     if not events.num_rows or not len(x):
         return {}
     kinds = np.array(events["kind"].to_pylist())
@@ -126,8 +126,10 @@ def floats(table: pa.Table, column: str) -> Floats:
 
 
 def days(names: Sequence[Any]) -> Floats | None:
-    """Days since the epoch, if names are times that run forward; the first and the last may be words of the stream's,
-    such as "warm start": they stand beside their neighbours.
+    """Return days since the epoch if the names are ascending times.
+
+    The first and the last name may be words of the stream such as "warm start". They are placed next to their
+    neighbours.
     """
     named = [str(name) for name in names]
     if len(named) > 2:
@@ -143,7 +145,7 @@ def days(names: Sequence[Any]) -> Floats | None:
 
 
 def rolling(values: Floats, weights: Floats, span: int) -> Floats:
-    """The weighted mean over the last `span` increments; NaN where none of them has a value."""
+    """The weighted mean over the last `span` increments; NaN if none of them has a value."""
     known = np.isfinite(values) & (weights > 0)
     weight = moving_sum(np.where(known, weights, 0.0), span)
     total = moving_sum(np.where(known, values * weights, 0.0), span)
@@ -164,7 +166,7 @@ def moving_sum(values: Floats, span: int) -> Floats:
 
 
 def read_summary(folder: Path) -> dict[str, Any]:
-    """What summary.json says, or nothing.
+    """Return the content of summary.json, or {} if there is no such file.
 
     >>> read_summary(Path("/nowhere"))
     {}

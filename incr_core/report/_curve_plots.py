@@ -18,7 +18,8 @@ Lines = Sequence[tuple[str, Floats]]
 
 
 def reliability_plot(calibration: Floats) -> str:
-    """How often a class came true over the probability it was given, in ten bins; bars are each bin's share of rows.
+    """Reliability diagram: the frequency of a class over its predicted probability, in ten bins, and bars of the bins'
+    shares of rows.
 
     calibration: rows, sums of probabilities and of hits, (3, 10), as in `metrics.calibration`.
     """
@@ -34,7 +35,7 @@ def reliability_plot(calibration: Floats) -> str:
 
 
 def roc_plot(lines: Lines) -> str:
-    """True over false positive rate, a line for each class."""
+    """ROC curves: true over false positive rate, a line for each class."""
     figure, axes = new_square("false positive rate", "true positive rate")
     axes.plot([0, 1], [0, 1], color=TRIVIAL, linewidth=1.0, linestyle=(0, (5, 2)), zorder=2)
     for i, (name, scores) in enumerate(lines):
@@ -43,7 +44,7 @@ def roc_plot(lines: Lines) -> str:
 
 
 def precision_recall_plot(lines: Lines) -> str:
-    """Precision over recall, a line for each class; grey is the share of a single class's rows."""
+    """Precision over recall, a line for each class. Grey: the share of the class, if there is only one."""
     figure, axes = new_square("recall", "precision")
     if len(lines) == 1:
         scores = lines[0][1]
@@ -54,7 +55,7 @@ def precision_recall_plot(lines: Lines) -> str:
 
 
 def _thinned(x: Floats, y: Floats) -> tuple[Floats, Floats]:
-    """Points that a small plot can show: of those that share a place, the first and the last."""
+    """The points that a small plot can show: the first and the last of those at the same place."""
     place = np.rint(np.stack([x, y]) * 400)
     moved = np.r_[True, np.diff(place, axis=1).any(axis=0)]
     moved[-1:] = True

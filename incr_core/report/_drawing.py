@@ -1,4 +1,4 @@
-"""Figures with a quiet frame, as SVG: a wide one whose lines are named where they end, and one for a phone."""
+"""Drawing of SVG figures: a wide version whose lines are labelled at their ends, and a narrow one for phones."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _MOST_MARKS = 200
 
 
 def for_any_screen(plot: Callable[[bool], str]) -> str:
-    """Both drawings of a plot, of which the page shows the one that fits; plot(narrow) draws it."""
+    """Both versions of a plot, of which the page shows the one that fits. plot(narrow) draws one."""
     return f'<div class="wide">{plot(False)}</div><div class="narrow">{plot(True)}</div>'
 
 
@@ -61,7 +61,7 @@ def new_figure(height: float, rows: int = 1, *, narrow: bool = False) -> tuple[F
 
 
 def new_square(x: str, y: str) -> tuple[Figure, Axes]:
-    """A small square plot of two shares, with what its axes are called."""
+    """A small square plot of two shares, with the labels of its axes."""
     figure = Figure(figsize=(3.7, 3.5))
     figure.subplots_adjust(left=0.15, right=0.97, top=0.97, bottom=0.14)
     axes = figure.subplots()
@@ -72,7 +72,7 @@ def new_square(x: str, y: str) -> tuple[Figure, Axes]:
 
 
 def quiet(axes: Axes) -> None:
-    """A frame of one line, and grey numbers."""
+    """Apply the frame of one line and the grey tick labels."""
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#c5ccd3")
@@ -82,13 +82,13 @@ def quiet(axes: Axes) -> None:
 
 
 def key(lines: Iterable[tuple[str, str]]) -> str:
-    """What colours mean: names and their colours."""
+    """The legend: names and their colours."""
     cells = (f'<span><i style="background:{color}"></i>{escaped(name)}</span>' for name, color in lines)
     return f'<div class="key">{"".join(cells)}</div>'
 
 
 def line_style(i: int, name: str) -> dict[str, Any]:
-    """How the i-th line looks; the first is ours."""
+    """The style of the i-th line; the first is the run itself."""
     if i == 0:
         return {"color": OURS, "linewidth": 2.6, "linestyle": "-", "zorder": 4}
     k = (i - 1) % len(OTHERS)
@@ -96,7 +96,7 @@ def line_style(i: int, name: str) -> dict[str, Any]:
 
 
 def draw(axes: Axes, x: Floats, y: Floats, **style: Any) -> float | None:
-    """Draw what is known of y(x), thinned to what a screen can show; return the last value."""
+    """Draw the known values of y(x), thinned to the resolution of a screen. Return the last value."""
     known = np.flatnonzero(np.isfinite(y) & np.isfinite(x))
     if not len(known):
         return None
@@ -171,15 +171,15 @@ def x_axis(axes: Axes, course: Course, *, narrow: bool = False) -> None:
 
 
 def literal(text: str) -> str:
-    """A name as matplotlib prints it letter by letter, and reads no formula in it."""
+    """A name with its formula characters escaped, so that matplotlib prints it literally."""
     return shown(text).replace("$", r"\$")
 
 
 def svg(figure: Figure, label: str, *, narrow: bool = False) -> str:
     """The figure as an <svg> element that a screen reader calls `label`.
 
-    narrow: whether there is a wide one of that label too. A page shows one of them, and names within the hidden one
-    must not be taken for its own.
+    narrow: whether this is the narrow version of a wide figure with the same label. The page shows one of the two, and
+    its references must not resolve to elements of the hidden one.
     """
     buffer, salt = io.StringIO(), f"{label}, narrow" if narrow else label
     # Text stays text: smaller, selectable, and in the reader's own font, which may have letters that ours lacks.

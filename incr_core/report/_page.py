@@ -1,6 +1,6 @@
-"""The run as one page: `report.html`, self-contained, no scripts, nothing to fetch.
+"""The report of a run as one page: `report.html`, self-contained, without scripts or external resources.
 
-Top to bottom: the headline numbers, what was run, the prequential metric against the baselines and trivial predictions,
+Top to bottom: the headline numbers, the job, the prequential metric against the baselines and trivial predictions,
 the classes, tasks, the loss terms, where the time went, the clients of a federated run, what happened, the versions and
 the rows that could not be used. All is read from the run directory: tables, summary and manifests, and of the newest
 version's state the sums over all predictions.
@@ -31,7 +31,7 @@ __all__ = ["write_report"]
 def write_report(run: RunDirectory, matrix: TaskMatrix | None = None) -> Path:
     """Write `report.html` for a run, finished or not, and return its path.
 
-    matrix: what its versions know of each task, where that was measured.
+    matrix: the metric of each version on each task, if it was measured.
 
     >>> import tempfile
     >>> folder = tempfile.TemporaryDirectory()
@@ -92,7 +92,7 @@ def write_report(run: RunDirectory, matrix: TaskMatrix | None = None) -> Path:
 
 
 def _statistics(run: RunDirectory) -> Statistics:
-    """The sums over all rows predicted so far, as the newest version's state has them; {} where none has a state."""
+    """The sums over all rows predicted so far, from the newest version's state; {} if no version has a state."""
     latest = run.latest()
     if latest is None:
         return {}

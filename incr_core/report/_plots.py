@@ -1,4 +1,4 @@
-"""What is drawn over time: the metric, the losses, the speed."""
+"""Plots over time: the metric, the losses, the speed."""
 
 from __future__ import annotations
 

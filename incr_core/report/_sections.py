@@ -1,4 +1,4 @@
-"""What is told in words and numbers: the headline, the versions, the quarantine."""
+"""Report sections of text and tables: the headline, the versions, the events, the quarantine."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def headline(summary: Mapping[str, Any], course: Course) -> str:
 
 
 def time_bar(course: Course) -> str:
-    """Where the time went, as shares of one bar."""
+    """The shares of the run's time, as one bar."""
     spent = {kind: float(values.sum()) for kind, values in course.seconds.items()}
     total = sum(spent.values())
     if not total:
@@ -98,18 +98,18 @@ def versions(run: RunDirectory, course: Course) -> str:
 
 
 def _marks(manifest: Mapping[str, Any]) -> str:
-    """Whether a version is the champion, or held back by the gate."""
+    """The marks of a version: champion, or held back by the gate."""
     mark = ' <em class="champion">champion</em>' if manifest["champion"] else ""
     return mark if manifest.get("gate", {}).get("promoted", True) else f"{mark} <small>held</small>"
 
 
 def _against_champion(judged: Mapping[str, Any]) -> str:
-    """The challenger's mean loss on some rows, and the champion's."""
+    """The mean losses of challenger and champion on the same rows."""
     return f"{number(judged['challenger'])}, {number(judged['champion'])}" if "challenger" in judged else ""
 
 
 def events(table: pa.Table) -> str:
-    """The newest things that happened besides learning."""
+    """The newest events of the run."""
     if not table.num_rows:
         return ""
     shown = table.slice(max(0, table.num_rows - _MOST_EVENTS)).to_pylist()[::-1]
@@ -163,7 +163,7 @@ def section(title: str, note: str, body: str) -> str:
 
 
 def html_table(head: Sequence[str], rows: Sequence[Sequence[str]], numeric: tuple[int, ...], kind: str = "") -> str:
-    """A table that scrolls where it is wider than the screen. head: none of it is shown where all of it is empty."""
+    """A table that scrolls if it is wider than the screen. head: omitted if all its cells are empty."""
 
     def line(tag: str, cells: Iterable[str]) -> str:
         return "<tr>" + "".join(

@@ -1,4 +1,4 @@
-"""How the slices of a run stand, the worst first, from the table of metrics."""
+"""The standings of the slices of a run, the worst first, from the table of metrics."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from incr_core.report._standings import ERRORS, SPANS
 __all__ = ["SliceStanding", "slice_standings"]
 
 FEW = 30
-"""Rows below which a value is mostly noise: such slices come last."""
+"""Number of rows below which a value is mostly noise. Such slices come last."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +27,7 @@ class SliceStanding:
         rows: Rows scored so far.
         metric: The run's main metric.
         value: The metric over these rows; NaN where it is not defined.
-        gap: How much worse `value` is than that of all rows.
+        gap: Distance by which `value` is worse than the metric of all rows.
         recent: The mean of the metric over the newest increments that hold a tenth of these rows, and `FEW` at least.
     """
 
@@ -39,7 +39,7 @@ class SliceStanding:
     recent: float
 
     def document(self) -> dict[str, Any]:
-        """As JSON holds it; None for what is not known."""
+        """The standing as JSON values, with None for unknown values."""
         return {key: None if isinstance(one, float) and math.isnan(one) else one for key, one in asdict(self).items()}
 
 
@@ -71,14 +71,14 @@ def slice_standings(table: pa.Table) -> list[SliceStanding]:
 
 
 def _floats(table: pa.Table, column: str) -> Floats:
-    """A column, NaN where it is null; without Arrow's compute functions, which take long to load."""
+    """A column, with NaN for null. It avoids Arrow's compute functions, which take long to load."""
     if column not in table.column_names:
         return np.full(table.num_rows, np.nan)
     return np.array([np.nan if value is None else value for value in table[column].to_pylist()], np.float64)
 
 
 def _recent(values: Floats, rows: Floats) -> float:
-    """The mean by rows of the newest values that stand for a tenth of all rows, and for `FEW` at least."""
+    """The mean by rows of the newest values, which cover a tenth of all rows and at least `FEW`."""
     known = np.isfinite(values) & (rows > 0)
     values, rows = values[known][::-1], rows[known][::-1]
     enough = max(FEW, rows.sum() / SPANS)
@@ -87,6 +87,6 @@ def _recent(values: Floats, rows: Floats) -> float:
 
 
 def _last(values: Floats) -> float:
-    """The last value that is known; NaN where none is."""
+    """The last known value, or NaN."""
     known = values[np.isfinite(values)]
     return float(known[-1]) if len(known) else math.nan

@@ -1,4 +1,4 @@
-"""The slices of a run as a table, the worst first."""
+"""Report section on the slices of a run: a table, the worst first."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MOST_ROWS = 40
 
 
 def slices(table: pa.Table) -> str:
-    """A section on slices; nothing where a job names none. table: of metrics."""
+    """The section on slices; empty if the job names none. table: the table of metrics."""
     found = slice_standings(table)
     if not found:
         return ""

@@ -1,4 +1,4 @@
-"""How the clients of a run stand, the worst first, from the table of what each did in each increment."""
+"""The standings of the clients of a run, the worst first, from the table `clients`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ ERRORS = ("loss", "log_loss", "mae", "perplexity", "rmse")
 """Metrics of which less is better."""
 
 SPANS = 10
-"""A recent value is that over a so-manieth of the client's increments: over fewer, one of few rows is mostly noise."""
+"""A recent value covers 1 / this number of the client's increments. Over fewer increments it is mostly noise."""
 
 
 @dataclass
@@ -25,10 +25,10 @@ class Standing:
     """One client.
 
     rows_learned, rows_scored: so far. metric, value: the run's main metric, over all rows of the client scored so far;
-    NaN before the first. forgetting: how far its recent value is below the best that it has had, or above it for an
-    error. weight: its share in the mean, over all rounds; norm, drift: of its updates, as in `Contribution`, means over
-    increments. participation: of the increments in which it had rows, in how many it learned. failures: answers that
-    did not come, or were left out; failure: why the last was.
+    NaN before the first. forgetting: distance of its recent value below its best one, or above it for an error.
+    weight: its share in the mean, over all rounds. norm, drift: means over increments of the values in `Contribution`.
+    participation: share of the increments with rows in which it learned. failures: number of answers that were missing
+    or left out. failure: the reason of the last one.
     """
 
     client: str
@@ -47,7 +47,7 @@ class Standing:
     recent: Floats = field(repr=False)
 
     def document(self) -> dict[str, Any]:
-        """As JSON holds it, without the course; None for what is not known."""
+        """The standing as JSON values, without the course, with None for unknown values."""
         told = {key: value for key, value in asdict(self).items() if key not in ("increments", "recent")}
         return {key: None if isinstance(one, float) and math.isnan(one) else one for key, one in told.items()}
 

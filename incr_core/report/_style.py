@@ -6,7 +6,7 @@ from typing import Any
 
 __all__ = ["DASHES", "EVENTS", "GRID", "OTHERS", "OURS", "QUIET", "STYLE", "TRIVIAL"]
 
-# Okabe and Ito's colours, told apart by colour-blind readers; dashes tell them apart in print.
+# Okabe and Ito's colours, which colour-blind readers can distinguish. Dashes distinguish the lines in print.
 OURS = "#0072B2"
 OTHERS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#6B6B6B")
 DASHES: tuple[Any, ...] = ((0, (5, 2)), (0, (1.5, 1.5)), (0, (6, 2, 1.5, 2)), (0, (3, 3)), (0, (8, 3)), "-")
@@ -15,7 +15,7 @@ EVENTS = {"diverged": "#D55E00", "drift": "#CC79A7", "task": "#009E73", "review"
 EVENTS |= {"held": "#E69F00", "promoted": OURS}
 
 TRIVIAL = "#8a949e"
-"""Of lines of trivial predictions."""
+"""Colour of the lines of trivial predictions."""
 
 STYLE = """
 :root { color-scheme: light; }

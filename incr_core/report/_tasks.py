@@ -1,4 +1,4 @@
-"""What each version of a run knows of each task: the accuracy matrix, as measured on rows that tell their task."""
+"""The accuracy matrix: the main metric of each version on each task, measured on rows with a task column."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["TaskMatrix", "tasks"]
 class TaskMatrix:
     """The main metric of versions on tasks.
 
-    metric: its name. higher_is_better: whether more of it is. versions: their numbers, oldest first. tasks: their
-    numbers. values: (versions, tasks), NaN where a version could not answer a task. rows: where they come from.
+    metric: name of the metric. higher_is_better: its direction. versions: version numbers, oldest first. tasks: task
+    numbers. values: (versions, tasks), NaN where a version could not predict a task. rows: the source of the rows.
 
     >>> matrix = TaskMatrix("accuracy", True, [1, 2], [0, 1], np.array([[0.9, 0.5], [0.7, 0.8]]), "test.parquet")
     >>> round(matrix.average, 3), round(matrix.forgetting, 3)
@@ -40,9 +40,9 @@ class TaskMatrix:
 
     @property
     def forgetting(self) -> float:
-        """How far tasks are from their best version: mean_i (max_t R[t, i] - R[T, i]) (Chaudhry et al. 2018).
+        """Mean distance of the tasks from their best version: mean_i (max_t R[t, i] - R[T, i]) (Chaudhry et al. 2018).
 
-        Of an error, the least is the best. The last task counts too, and can be forgotten where versions come after it.
+        For an error, the minimum is the best. The last task counts too, since later versions can forget it.
         """
         sign = 1.0 if self.higher_is_better else -1.0
         better = sign * self.values

@@ -1,4 +1,4 @@
-"""The metrics of every increment as a tracker's files, written as they are committed."""
+"""Event files of TensorBoard with the metrics of every increment, written at each commit."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ __all__ = ["TensorBoard"]
 class TensorBoard:
     """Event files in DIR/tensorboard: a scalar for every number of an increment, its step the increment.
 
-    They follow from what is committed, and are written anew when a run is resumed: no increment is there twice, and
-    none that was not committed. `tensorboard --logdir DIR` shows them while the run goes on.
+    The files contain committed increments only, each once: a resumed run writes them again from the tables.
+    `tensorboard --logdir DIR` shows them while the run goes on.
 
-    directory: the run. Raises JobError where tensorboard is not installed.
+    directory: the run directory. Raises JobError if tensorboard is not installed.
     """
 
     def __init__(self, directory: RunDirectory) -> None:
@@ -41,7 +41,7 @@ class TensorBoard:
         self._write(file_version="brain.Event:2")
 
     def follow(self) -> None:
-        """Write what was committed since the last time."""
+        """Write the increments committed since the last call."""
         latest = self._directory.latest() or 0
         if latest > self._version:
             for row in self._directory.table("metrics", self._version + 1, latest).to_pylist():

@@ -1,4 +1,4 @@
-"""What a run did, before what came of it: job, data, columns, model, strategies and sizes."""
+"""Report section on the job of a run: data, columns, model, strategies and sizes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["what_was_run"]
 
 
 def what_was_run(run: RunDirectory, summary: Mapping[str, Any]) -> str:
-    """A table of terms; nothing for a directory whose job is no job."""
+    """The table of terms; empty if the directory's job is not valid."""
     job = run.job()
     try:
         terms = dict(_terms(job, summary)) | told_columns(job)
@@ -28,7 +28,7 @@ def what_was_run(run: RunDirectory, summary: Mapping[str, Any]) -> str:
         terms["weights"] = weights
     rows = [[escaped(what), escaped(found)] for what, found in terms.items()]
     note = "The job as it was run; job.toml has all of it."
-    return section("What was run", note, html_table(["", ""], rows, numeric=(), kind="terms"))
+    return section("Job", note, html_table(["", ""], rows, numeric=(), kind="terms"))
 
 
 def _terms(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -103,7 +103,7 @@ def _part(part: Any) -> str:
 
 
 def _weights(run: RunDirectory) -> str:
-    """How many numbers the newest version has, read off its file's header."""
+    """The number and size of the newest version's tensors, from the header of its file."""
     latest = run.latest()
     file = run.path / "versions" / str(latest) / "model.safetensors"
     if latest is None or not file.exists():

@@ -1,4 +1,4 @@
-"""Numbers and names as a reader wants them."""
+"""Formatting of numbers and names for readers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["count", "escaped", "increments", "number", "short", "size", "words"]
 
 
 def increments(n: int) -> str:
-    """How many increments.
+    """A number of increments, in words.
 
     >>> increments(1), increments(1000)
     ('one increment', '1,000 increments')
@@ -21,7 +21,7 @@ def increments(n: int) -> str:
 
 
 def words(name: str) -> str:
-    """How a metric is called.
+    """The display name of a metric.
 
     >>> words("auc"), words("base_rate")
     ('AUC', 'base rate')

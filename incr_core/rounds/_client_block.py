@@ -1,4 +1,4 @@
-"""Clients that keep nothing from round to round, many of them as one participant."""
+"""A block of stateless clients that learn as one participant."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ __all__ = ["ClientBlock"]
 
 
 class ClientBlock(Participant):
-    """A block of consecutive clients, each of which is its rows and the order that it takes them in.
+    """A block of consecutive clients that keep no state but their rows and the draws of their orders.
 
-    Rows tell their client (`Batch.owner`). They wait until their client is drawn: `offers` says how many each has,
-    `take_up` makes those of some clients the rows of the increment at hand, and `learn_drawn` learns them, each client
-    from the anchor on. The block's update is the mean of theirs, by rows.
+    Each row contains the number of its client (`Batch.owner`) and waits until this client is drawn. `offers` returns
+    the number of waiting rows of each client. `take_up` makes the rows of some clients the rows of the current
+    increment. `learn_drawn` learns them, each client starting at the anchor. The update of the block is the mean of its
+    clients' updates, by rows.
 
-    A client takes its rows in the order that a participant with the seed `seed` + its number would: a generator of its
-    own draws it, which is made for a round and goes through its earlier draws again.
+    A client takes its rows in the order of a participant with the seed `seed` + its number. Its generator is made for
+    each round and repeats the earlier draws of the client first.
 
     Args:
-        name, stream, learner: as of a participant; the learner stands for that of any client.
-        seed: of the client with number 0.
-        at_once: clients that are learned as one batch, at most.
+        name, stream, learner: as for `Participant`. All clients use this learner.
+        seed: the seed of the client with number 0.
+        at_once: maximum number of clients that are learned as one batch.
 
     Raises:
         JobError: the learner keeps something between rounds, or cannot be learned together with others.
@@ -48,14 +49,14 @@ class ClientBlock(Participant):
         if keeps:
             raise JobError(
                 f"federated.stateless: expected clients that keep nothing and are learned as one batch, got {keeps}; "
-                "leave stateless out, so that each client has a learner of its own"
+                "leave stateless out, so that each client has its own learner"
             )
         self._seed, self._at_once = seed, at_once
-        self._left: Batch | None = None  # rows that wait on, while others are learned
-        self._drawn: dict[int, list[int]] = {}  # client -> lengths of the orders that it has drawn
+        self._left: Batch | None = None  # rows that keep waiting while others are learned
+        self._drawn: dict[int, list[int]] = {}  # client -> lengths of the orders drawn so far
 
     def receive(self, number: int | None = None) -> Arrival | None:
-        """Take the next increment. Its rows wait with those before, and none is offered by its id yet."""
+        """Take the next increment. Its rows join the waiting rows, and the arrival contains no row ids yet."""
         self._settle()
         arrival = super().receive(number)
         if arrival is not None:
@@ -63,11 +64,11 @@ class ClientBlock(Participant):
         return arrival
 
     def _observed(self, rows: Batch) -> Weights:
-        """Nothing: of rows that are taken up `take_up` tells."""
+        """Nothing: `take_up` returns the additions of the rows that are taken up."""
         return {}
 
     def offers(self) -> tuple[Tensor, Tensor]:
-        """The numbers of the clients with rows to learn, (n,), and how many each has, (n,)."""
+        """The numbers of the clients with rows to learn, (n,), and the number of rows of each, (n,)."""
         rows = None if self.increment is None or self.increment.begun else self.increment.labelled
         if rows is None or rows.owner is None or not len(rows):
             return torch.zeros(0, dtype=torch.int64), torch.zeros(0, dtype=torch.int64)
@@ -77,9 +78,9 @@ class ClientBlock(Participant):
         return clients + first, counts[clients]
 
     def take_up(self, clients: Tensor) -> tuple[Tensor, Weights]:
-        """Make the rows of these clients, (n,) ascending, those of the increment at hand; the others wait on.
+        """Make the rows of these clients, (n,) ascending, the rows of the current increment. All others keep waiting.
 
-        Returns their ids, (B,), and what they add to running statistics.
+        Returns the ids of the rows, (B,), and their additions to running statistics.
         """
         assert self.increment is not None, "receive an increment before learning it"
         waiting = self.increment.labelled
@@ -93,7 +94,7 @@ class ClientBlock(Participant):
         return taken.row_ids, self.learner.observe(taken)
 
     def learn_drawn(self, anchor: Mapping[str, Tensor], clients: Tensor, first: bool) -> Update:
-        """One round of these clients, (n,) ascending, over their rows of those taken up."""
+        """Learn one round of these clients, (n,) ascending, on their rows among those taken up."""
         assert self.increment is not None
         self.adopt(anchor)
         self.prepare(first)
@@ -119,7 +120,7 @@ class ClientBlock(Participant):
         return merged
 
     def _orders(self, clients: Tensor, sizes: Tensor, passes: int) -> Sequence[Sequence[Tensor | None]]:
-        """The order that each client takes its rows in, in each pass; none where all take them as they lie."""
+        """The order of each client's rows in each pass; empty if all clients use the stored order."""
         steps = self.learner.steps
         if not steps.shuffle or int(sizes.max()) <= steps.batch_size:  # within a batch, order does not matter
             return ()
@@ -137,12 +138,12 @@ class ClientBlock(Participant):
         return [torch.randperm(rows, generator=generator) for _ in range(passes)]
 
     def _settle(self) -> None:
-        """The increment at hand is over: what was not taken up waits."""
+        """End the current increment: the rows that were not taken up wait for the next one."""
         if self._left is not None and self.increment is not None:
             self.increment.labelled, self.increment.begun, self._left = self._left, False, None
 
     def state_dict(self, exchanged: Mapping[str, Any] | None = None, *, whole: bool = False) -> dict[str, Any]:
-        """As of a participant, and what each client has drawn; in the middle of an increment, the rows that wait on."""
+        """The participant's state, the draws of each client and, within an increment, the rows that keep waiting."""
         if not whole:
             self._settle()
         lengths = torch.tensor([length for drawn in self._drawn.values() for length in drawn], dtype=torch.int64)
@@ -163,7 +164,7 @@ class ClientBlock(Participant):
 
 
 def _among(owners: Tensor, clients: Tensor) -> Tensor:
-    """Which of these rows' owners are among the clients, which come in ascending order.
+    """Return whether each row's owner is among the clients, (B,). The clients are in ascending order.
 
     >>> _among(torch.tensor([7, 3, 9, 7]), torch.tensor([3, 7]))
     tensor([ True,  True, False,  True])

@@ -1,4 +1,4 @@
-"""Two versions on rows that neither has learned: the newest ones, held back from learning until the next increment."""
+"""Comparison of two versions on the newest rows, which are held back from learning until the next increment."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def _no_rows() -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Champion and challenger on the same rows, as sums that add.
+    """Additive sums over the predictions of champion and challenger on the same rows.
 
     Attributes:
-        sums: (5,) float64: rows, the champion's losses, the challenger's, their differences, and the squares of these.
-        champion, challenger: Statistics of the predictions of each, for the objective's metrics.
+        sums: (5,) float64: rows, champion's losses, challenger's losses, their differences, squared differences.
+        champion, challenger: Statistics of their predictions, for the objective's metrics.
     """
 
     sums: Tensor = field(default_factory=_no_rows)
@@ -39,12 +39,12 @@ class Comparison:
 
     @property
     def rows(self) -> int:
-        """How many rows it is over."""
+        """The number of rows compared."""
         return int(self.sums[0])
 
     @classmethod
     def total(cls, several: Sequence[Comparison]) -> Self:
-        """The comparison over the rows of all, in their order.
+        """Sum several comparisons, in their order.
 
         Example:
             >>> one = Comparison(torch.ones(5, dtype=torch.float64))
@@ -62,9 +62,9 @@ def compared(learner: Learner, champion: Mapping[str, Tensor], rows: Batch | Non
     """Compare a learner's weights with the champion's.
 
     Args:
-        learner: Has the challenger's weights, before and afterwards.
-        champion: The champion's, by the same names.
-        rows: The rows held back; None where there are none.
+        learner: The learner with the challenger's weights. It has the same weights afterwards.
+        champion: The champion's weights, by the same names.
+        rows: The rows held back, or None.
     """
     if rows is None or not learner.objective.ready:
         return Comparison()
@@ -87,7 +87,7 @@ def _measured(learner: Learner, rows: Batch) -> tuple[Tensor, Packed]:
 
 @contextmanager
 def _lent(learner: Learner, weights: Mapping[str, Tensor]) -> Iterator[None]:
-    """Inside, the learner has these weights. Strategies do not hear of them."""
+    """Give the learner these weights inside the context. Strategies are not notified."""
     mine = {name: local(value) for name, value in learner.weights().items()}
     kept = {name: value.clone() for name, value in mine.items()}
     with torch.no_grad():

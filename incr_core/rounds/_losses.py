@@ -1,4 +1,4 @@
-"""Losses of single rows, by which versions are compared."""
+"""Losses of single rows, for the comparison of versions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ WORST = 1e6
 
 
 def losses_of(learner: Learner, predictions: Tensor, rows: Batch) -> Tensor:
-    """The loss of each row's prediction, (B,) float64; NaN where it tells nothing."""
+    """The loss of each row's prediction, (B,) float64. NaN if a row carries no information."""
     sound = predictions.isfinite().reshape(len(rows), -1).all(1)
     losses = learner.objective.prediction_losses(predictions.nan_to_num(0.0), rows.targets).double()
     return torch.where(sound, losses, WORST).clamp(max=WORST)

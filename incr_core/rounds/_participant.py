@@ -231,7 +231,7 @@ class Participant(Resuming):
         return Arrival(self.increment.tick, waiting.row_ids, observed=self._observed(waiting))
 
     def _observed(self, rows: Batch) -> Weights:
-        """What rows that are offered add to running statistics."""
+        """Return the additions of the offered rows to running statistics."""
         return self.learner.observe(rows)
 
     def passes(self) -> int:

@@ -1,4 +1,4 @@
-"""Uniform samples of rows that need no state: those whose ids have the smallest hashes."""
+"""Uniform sampling of rows without state: the rows whose ids have the smallest hashes."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ HOUR = 3_600_000_000
 
 
 class Sampling:
-    """Which of an increment's rows are learned, where there are more than the job's limits allow.
+    """Selection of the rows to learn where an increment has more rows than the job's limits allow.
 
     Args:
-        rows_per_hour: Rows to learn of an hour of the stream at most; None: any number.
-        participants: How many deal out the stream among them, and so share that number.
+        rows_per_hour: Maximum number of rows to learn per hour of the stream. None: no limit.
+        participants: Number of participants that divide one stream, and therefore this limit.
 
     Attributes:
-        share: Share of the rows to learn, which the loop lowers where increments take too long.
+        share: Share of the rows to learn. The loop lowers it where increments take too long.
 
     Example:
         >>> sampling = Sampling(4, participants=2)
@@ -47,10 +47,10 @@ class Sampling:
         """Places (k,) of the rows to learn, in their order.
 
         Args:
-            ids: Of the rows that may be learned, (n,).
+            ids: Ids of the rows that may be learned, (n,).
             tick: The increment.
-            before: The stream's position before it (`Increment.cursor`). Nothing is left out of a warm start, nor of a
-                first increment, of which nobody knows how long it lasts.
+            before: The stream's position before the increment (`Increment.cursor`). No row is left out of a warm start
+                or of a first increment, whose duration is unknown.
         """
         most = len(ids)
         began = (before or {}).get("time")

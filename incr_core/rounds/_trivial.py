@@ -1,4 +1,4 @@
-"""Predictions that look at no feature: the majority class or the running mean, and the last value."""
+"""Trivial predictors, which use no feature: the majority class or the running mean, and the last value."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ __all__ = ["TrivialPredictors"]
 
 
 class TrivialPredictors:
-    """What a participant would answer that has seen its labels and nothing else; lower bounds for a model.
+    """Predictions of a participant from its labels alone: baselines that a model should exceed.
 
         majority = argmax_c sum_i w_i [y_i = c]        mean = sum_i w_i y_i / sum_i w_i        last value = y_n
 
-    over the n labels that became known in earlier increments, so the rows of an increment share an answer, as they
-    share the model's weights. Each participant uses its own labels only: no label is exchanged. A label that comes late
-    is compared with an answer that knows more than was known when the model predicted the row.
+    The sums are over the n labels that became known in earlier increments. So all rows of an increment have the same
+    trivial predictions, as they have the same weights of the model. Each participant uses its own labels only, and no
+    label is exchanged. A late label is compared with a prediction that uses labels the model did not have when it
+    predicted the row.
 
     objective: the one that the model has. For objectives other than binary, multiclass and regression, and those made
     of them, there are no trivial predictors.
@@ -34,15 +35,15 @@ class TrivialPredictors:
     """
 
     def __init__(self, objective: Objective) -> None:
-        each = getattr(objective, "each", objective)  # experts side by side share an objective
+        each = getattr(objective, "each", objective)  # all experts have the same objective
         self.classes = isinstance(each, Binary | Multiclass)
         self.exist = self.classes or isinstance(each, Regression)
-        self.sums = torch.zeros(2, dtype=torch.float64)  # by class; or of weights and of weighted targets
+        self.sums = torch.zeros(2, dtype=torch.float64)  # by class; or sums of w and w y
         self.last: float | None = None
 
     @property
     def shape(self) -> tuple[int, ...] | None:
-        """The shape of the sums that `measure` gives; None where there are no trivial predictors."""
+        """The shape of the sums that `measure` returns; None if the objective has no trivial predictors."""
         if not self.exist:
             return None
         return (2, 2) if self.classes else (2, 3, 8)
@@ -55,7 +56,7 @@ class TrivialPredictors:
         return float(common), self.last
 
     def measure(self, targets: Tensor, weights: Tensor | None) -> Statistics:
-        """Additive statistics of the answers against targets (n,) that have just become known; or none."""
+        """Return additive statistics of the trivial predictions for targets (n,) that have just become known."""
         answers = self.answers()
         if not self.exist or answers is None or len(targets) == 0:
             return {}
@@ -64,7 +65,7 @@ class TrivialPredictors:
         return {TRIVIAL: trivial_value_statistics(answers, targets, weights)}
 
     def add(self, targets: Tensor, weights: Tensor | None = None) -> None:
-        """Take in labels (n,) that have become known, in the order in which they did."""
+        """Add labels (n,) in the order in which they became known."""
         if not self.exist or len(targets) == 0:
             return
         y = targets.detach().cpu().reshape(-1)

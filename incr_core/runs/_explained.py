@@ -1,4 +1,4 @@
-"""Which columns move predictions: each is given other rows' values, and what changes is told."""
+"""Effects of columns on predictions, measured by replacing the values of a column with those of other rows."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from incr_core.storage import address_in, is_address
 __all__ = ["Explained", "explain"]
 
 REPEATS = 10
-"""Other rows whose values a column is given, by default."""
+"""Default number of other rows whose values replace those of a column."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -27,8 +27,8 @@ Floats = npt.NDArray[np.float64]
 class Explained:
     """The effect of each column on the predictions of some rows.
 
-    of: what the effects are on: "probability", "probability of the predicted class" or "value", in its own unit.
-    effects: column -> effect on each row, (n,), NaN where a row cannot be predicted. overall: column -> mean absolute
+    of: the predicted quantity: "probability", "probability of the predicted class" or "value", in its own unit.
+    effects: column -> effect on each row, (n,), NaN for rows that cannot be predicted. overall: column -> mean absolute
     effect, the largest first.
     """
 
@@ -37,25 +37,25 @@ class Explained:
     overall: dict[str, float]
 
     def beside(self, answers: pa.Table) -> pa.Table:
-        """Predictions with the columns `effect.COLUMN` behind them."""
+        """Return the predictions, followed by the columns `effect.COLUMN`."""
         columns = {f"effect.{name}": pa.array(values, from_pandas=True) for name, values in self.effects.items()}
         return pa.table({name: answers[name] for name in answers.column_names} | columns)
 
 
 def explain(version: Version, rows: str | Path | Any, repeats: int = REPEATS, seed: int = 0) -> Explained:
-    """What the columns of rows have to do with their predictions by a version.
+    """Measure the effect of each column on the predictions of a version.
 
         effect_j(x) = f(x) - mean_r f(x with column j of row r)          overall_j = mean_x |effect_j(x)|
 
-    over `repeats` random rows r of the same file, so a column is compared with what it usually is. Columns are changed
-    one at a time, before they are encoded: an effect that needs two of them together is told for both, and effects do
-    not add up to the prediction. What is told is what the model uses, which need not be a cause.
+    The mean is over `repeats` random rows r of the same file, so a value is compared with the usual values of its
+    column. Columns are changed one at a time, before encoding. An interaction of two columns appears in the effects of
+    both, and effects do not add up to the prediction. Effects describe what the model uses, which need not be a cause.
 
     Args:
         version: The version to explain.
         rows: A file, or a table; at least two rows that can be used.
         repeats: Other rows for each column.
-        seed: Of the draw.
+        seed: The seed of the draw of these rows.
 
     Returns:
         Effects by row and overall, for the job's feature columns and the keys of its rates.

@@ -1,4 +1,4 @@
-"""Recommend items to a user: score every item of the catalogue, and give the best that the user has not seen."""
+"""Recommendation of items: score the whole catalogue for a user and return the best items not seen yet."""
 
 from __future__ import annotations
 
@@ -30,25 +30,26 @@ AT_ONCE = 8192
 def recommended(
     version: Version, user: object, k: int = 10, *, with_seen: bool = False, rows: str | Path | None = None
 ) -> pa.Table:
-    """The k items of the highest score for a user, best first.
+    """Return the k items with the highest scores for a user, best first.
 
-    Items, their columns and what the user has seen are read from rows: those of the stream, or of `rows`. An item has
-    the columns of its latest row, the user those of theirs; a user without rows is scored by what all users share.
-    Items that the model has no row for are left out.
+    The items, their columns and the items that the user has seen are read from the rows of the stream, or from `rows`.
+    The columns of an item are those of its latest row, and the columns of the user those of the user's latest row. An
+    unknown user is scored with the table row that all unknown ids share. Items without a row in the table are left out.
 
     Args:
-        version: of a run whose job names one id as the item (`features.item`) and one more as the user.
+        version: a version of a run whose job names one id as the item (`features.item`) and one more as the user.
         user: the user's id.
-        k: how many items.
+        k: number of items.
         with_seen: whether to include items that occur in a row of the user.
-        rows: a file or a folder; default: the run's stream as it is now.
+        rows: a file or a folder. Default: the current files of the run's stream.
 
     Returns:
         A table of the item's column and of `score` (ranking), `value` (regression) or `probability` (binary).
 
     Raises:
-        JobError: where the job does not say which ids are user and item.
-        StreamError: where there are no rows.
+        ArgumentError: k is below 1.
+        JobError: the job does not name the ids of user and item.
+        StreamError: there are no rows with items.
     """
     job = version.job
     if k < 1:
@@ -85,7 +86,7 @@ def recommended(
 
 
 def user_and_item(job: Job) -> tuple[str, str]:
-    """The columns of the user's and of the item's id. JobError where the job does not say which they are."""
+    """The columns of the user's id and of the item's id. Raises JobError if the job does not name both."""
     features = job.features
     items = [name for name in features.ids if name in features.item]
     others = [name for name in features.ids if name not in features.item]
@@ -138,7 +139,7 @@ def _latest(table: pa.Table, item: str) -> pa.Table:
 
 
 def _plain(table: pa.Table) -> pa.Table:
-    """The table without dictionaries, which differ between files."""
+    """The table with plain columns in place of dictionaries, which differ between files."""
     columns = {
         name: pc.cast(column, column.type.value_type) if pa.types.is_dictionary(column.type) else column
         for name, column in zip(table.column_names, table.columns, strict=True)
@@ -147,7 +148,7 @@ def _plain(table: pa.Table) -> pa.Table:
 
 
 def _known(version: Version, item: str, column: pa.ChunkedArray) -> pa.Array:
-    """Which items the model has a row for."""
+    """Return whether the model has a row for each item."""
     place = version.job.features.ids.index(item)
     table = list(version.learner.id_tables.values())[place]
     keys = version.job.encoder.keys({item: column}, "the items")[:, 0]

@@ -122,7 +122,7 @@ def test_rows_held_back_speak_against_a_version(newest: Newest | None, why: str)
     known(gate)
     found = gate.verdict(torch.tensor([100.0, 50, 50, 0, 1]), newest=newest)
     assert found.promoted == (why == "")
-    assert found.why.startswith(why or "loss 0.5 on 100 rows of the past")
+    assert found.why.startswith(why or "loss 0.5 on 100 past rows")
     assert bool(gate.refuses(newest)) == bool(why)
 
 

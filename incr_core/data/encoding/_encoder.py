@@ -53,7 +53,7 @@ class Encoder:
     number is missing, which is legitimate: it becomes NaN, for the model to impute. NaN or infinity *in the data* is a
     bad row. A category becomes two independent hashes of its text into [0, buckets): add two embeddings, and two
     categories that collide in one hash still differ in the other. So unseen categories need no vocabulary, and null is
-    a category of its own. A time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of
+    a separate category. A time becomes seven numbers (`date_parts`), a text the buckets of its words and pairs of
     words (`text_buckets`), an id a key of 64 bits (`id_key`).
 
     Targets: binary 0.0 or 1.0 (of two `classes` the second is positive); multiclass the index in `classes` (int64), or

@@ -1,4 +1,4 @@
-"""Slices: named parts of a stream, by the values of columns, whose predictions have metrics of their own."""
+"""Slices: named parts of a stream, by the values of columns. The metrics of each are reported separately."""
 
 from __future__ import annotations
 

@@ -62,7 +62,7 @@ class CsvFormat(str):
 
     @property
     def settings(self) -> dict[str, str]:
-        """What differs from plain CSV, by the keys of `stream.csv`."""
+        """The differences from plain CSV, by the keys of `stream.csv`."""
         plain = {"delimiter": ",", "decimal": ".", "thousands": None}
         return {key: value for key, default in plain.items() if (value := getattr(self, key)) != default}
 
@@ -107,10 +107,11 @@ def _number(kind: CsvFormat) -> str:
 
 
 def found_csv_format(text: str) -> CsvFormat:
-    r"""How a CSV file is written, from its first lines (whole ones).
+    r"""Infer the format of a CSV file from its first lines, which must be whole.
 
-    The delimiter parts the first line into most values, of those that part all lines into equally many. A number that
-    only one decimal sign explains decides on it; groups of three digits decide on thousands.
+    Candidates for the delimiter split all lines into the same number of values. The one with the most values in the
+    first line is chosen. A number that is valid with one decimal sign only decides on that sign. Groups of three digits
+    decide on the thousands sign.
 
     >>> found_csv_format("a;b\n1.234,5;x\n7,25;y\n").settings
     {'delimiter': ';', 'decimal': ',', 'thousands': '.'}

@@ -17,10 +17,10 @@ Times = np.ndarray[Any, np.dtype[np.int64]]
 
 
 class EarlierTimes:
-    """The times of `FEW` rows, or a few more, that came last, column by column; read where somebody asks for them.
+    """The times of the last `FEW` rows, or a few more, by column. They are read on demand.
 
-    They are all the times of these rows, also of those that were found to leap ahead: so a clock that a gap has truly
-    moved is believed once most of these rows have moved too.
+    Times that were found to leap ahead are included. So the times after a true gap are accepted once most of these rows
+    come after it.
 
     >>> earlier = EarlierTimes()
     >>> for seconds in (1, 2):
@@ -42,7 +42,7 @@ class EarlierTimes:
         return EarlierTimes(parts)
 
     def of(self, column: str) -> Times:
-        """Those of a column (n,), in microseconds, in the order of the rows; without missing ones."""
+        """The times of a column (n,), in microseconds, in the order of the rows, without missing times."""
         return np.concatenate([np.zeros(0, dtype=np.int64), *(part.times(column) for part in self._parts)])[-FEW:]
 
 
@@ -58,6 +58,6 @@ class _Part:
                 table = pa.concat_tables(self._chunks([column]))
                 read = instants(table[column].slice(max(0, len(table) - FEW)), column)
                 self._found[column] = read.values[read.known]
-            except StreamError:  # a bad part, which is told of where it is read
+            except StreamError:  # a bad part: reported where it is read
                 self._found[column] = np.zeros(0, dtype=np.int64)
         return self._found[column]

@@ -45,8 +45,8 @@ class ChunkEncoder:
         leap: microseconds by which no time may leap ahead (`times.leaps`).
         floors: fragment -> a time before which no row of it counts as arriving.
         alike: what files must agree on, after those read so far.
-        reads: what is the same for all owners in this process.
-        slices: what parts of the stream have metrics of their own.
+        reads: the reads that all owners in this process share.
+        slices: the slices of the stream. The metrics of each are reported separately.
     """
 
     encoder: Encoder
@@ -104,7 +104,7 @@ class ChunkEncoder:
         return dealt
 
     def _told_owners(self, chunk: Chunk, table: pa.Table) -> Chunk:
-        """The chunk of a table; where it is for several owners, each row tells its own."""
+        """The chunk of a table. For a block of owners, each row contains the number of its owner."""
         if isinstance(self.owner, ByOwners):
             owners = self.owner.owners(table, chunk.row_ids, chunk.times)
             chunk.batch.owner = torch.from_numpy(owners[chunk.good])

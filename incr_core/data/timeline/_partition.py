@@ -142,10 +142,10 @@ class Blocks:
 
 @dataclass(frozen=True)
 class ByOwners(Numbered):
-    """The rows of `size` consecutive owners: block `index` of them, whose rows tell their owner (`Batch.owner`).
+    """The rows of block `index`, which is `size` consecutive owners. Each row contains its owner (`Batch.owner`).
 
     Args:
-        of: the partition of any one owner; all others are numbered as it is.
+        of: the partition of any one owner. It defines the numbers of all owners.
         index: the block, from 0.
         size: how many owners a block has; the last one may have fewer.
 
@@ -162,12 +162,12 @@ class ByOwners(Numbered):
 
     @property
     def columns(self) -> list[str]:
-        """What must be read to tell the owner of a row."""
+        """The columns that the owner of a row depends on."""
         return self.of.columns
 
     @property
     def count(self) -> int:
-        """How many blocks there are."""
+        """The number of blocks."""
         return -(-self.of.count // self.size)
 
     def owners(self, table: pa.Table, ids: Tensor | np.ndarray[Any, Any], times: np.ndarray[Any, Any]) -> Codes:
@@ -182,7 +182,7 @@ class ByOwners(Numbered):
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 
 ByRow = ByColumn | ByHash | ByDraw | ByTime | ByOwners
-"""Partitions of the data: what a row holds, when it arrives, and which it is, tells its owner."""
+"""Partitions by row: the owner follows from the values of a row, its time or its id."""
 
 Partition = ByRow | Blocks
 

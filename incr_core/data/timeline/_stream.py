@@ -64,20 +64,21 @@ class Stream:
         time_zone: what times without a zone mean ("Europe/Berlin"). None: UTC, and either all files and columns of
             times have a zone, or none has.
         on_bad_row: "fail" raises `BadRows`; "quarantine" leaves such rows out and reports them in `Increment.bad`.
-        on_bad_file: "fail" raises what is wrong with a file that cannot be read, lacks a column or has one of another
-            type; "quarantine" goes on without it, and reports it in `Increment.bad_files`: it keeps its number, and a
-            resumed run reads it again if it has changed. None: as `on_bad_row`.
+        on_bad_file: "fail" raises an error for a file that cannot be read, lacks a column or has a column of another
+            type. "quarantine" continues without the file and reports it in `Increment.bad_files`. The file keeps its
+            number, and a resumed run reads it again if it has changed. None: as `on_bad_row`.
         rates: more numeric features, from labels already known.
         settle: seconds for which a file of CSV or JSON lines, or one without its footer, must not have been written
             to; a younger one is left for a later run. Rows appended to a file of CSV or JSON lines are read by a
             resumed run.
-        key, key_window: a column, or several, that identify a row; a row whose key was learned within so many rows of
-            the stream, or a duration such as "7d" of `predict_at`, is left out, and reported in `Increment.duplicates`.
+        key, key_window: a column, or several, that identify a row, and a number of rows of the stream or a duration of
+            `predict_at` such as "7d". A row whose key was learned within this window is left out and reported in
+            `Increment.duplicates`.
         partition: the owner whose part of the stream this is.
         reads: shared with streams of other owners in this process, which differ in `partition` alone.
         turns: with readers of the same stream in other processes, which differ in `partition` alone: each row is
             decoded and encoded by one of them, and handed to the others.
-        slices: parts of the stream whose predictions have metrics of their own.
+        slices: the slices of the stream. The metrics of each are reported separately.
         called: column -> what it is called in the files, where that is not its name.
         prefetch: how many increments a thread prepares ahead; 0, and none with `reads`: no thread. With many owners in
             a process there would be as many threads, and what one reads is there for the others already.
