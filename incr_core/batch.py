@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from typing import Any
 
@@ -71,8 +71,8 @@ class Batch:
     weights: Tensor | None = None
     task: Tensor | None = None
     row_ids: Tensor | None = None
-    owner: Tensor | None = None
-    slices: Tensor | None = None
+    owner: Tensor | None = field(default=None, kw_only=True)
+    slices: Tensor | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return self.targets.shape[0]
@@ -101,8 +101,8 @@ class Batch:
             None if self.weights is None else function(self.weights),
             None if self.task is None else function(self.task),
             None if self.row_ids is None else function(self.row_ids),
-            None if self.owner is None else function(self.owner),
-            None if self.slices is None else function(self.slices),
+            owner=None if self.owner is None else function(self.owner),
+            slices=None if self.slices is None else function(self.slices),
         )
 
     def state_dict(self) -> dict[str, Any]:
@@ -124,7 +124,7 @@ class Batch:
         inputs, targets, weights, task, rows = (
             state[name] for name in ("inputs", "targets", "weights", "task", "rows")
         )
-        return cls(inputs, targets, weights, task, rows, state.get("owner"))
+        return cls(inputs, targets, weights, task, rows, owner=state.get("owner"))
 
     def take(self, index: Tensor) -> Batch:
         """Return copies of the rows at `index` (n,), in that order."""
@@ -163,7 +163,10 @@ class Batch:
         return self.map(lambda tensor: tensor.to(place, non_blocking=place.type != "cpu"))
 
     def split(self, size: int) -> list[Batch]:
-        """Split into consecutive batches of `size` rows to learn, as views; the last may be shorter."""
+        """Split into consecutive batches of `size` rows to learn, as views; the last may be shorter.
+
+        They have no `owner` and no `slices`, which learning does not need.
+        """
         count = -(-len(self) // size)
         if count == 1:
             return [self]
@@ -172,7 +175,7 @@ class Batch:
             return [None] * count if tensor is None else torch.split(tensor, size)
 
         inputs = split_inputs(self.inputs, size)
-        others = (self.targets, self.weights, self.task, self.row_ids, self.owner)
+        others = (self.targets, self.weights, self.task, self.row_ids)
         fields = (pieces(tensor) for tensor in others)
         return [Batch(*parts) for parts in zip(inputs[:count], *fields, strict=False)]
 
@@ -200,7 +203,7 @@ def cat(batches: Sequence[Batch]) -> Batch:
         inputs = torch.cat([batch.inputs for batch in batches])  # type: ignore[misc]
 
     def joined(fields: list[Tensor | None]) -> Tensor | None:
-        present = [field for field in fields if field is not None]
+        present = [value for value in fields if value is not None]
         return torch.cat(present) if len(present) == len(fields) else None
 
     weights: list[Tensor | None] = [batch.weights for batch in batches]
@@ -215,8 +218,8 @@ def cat(batches: Sequence[Batch]) -> Batch:
         joined(weights),
         joined([batch.task for batch in batches]),
         joined([batch.row_ids for batch in batches]),
-        joined([batch.owner for batch in batches if len(batch)]) if any(map(len, batches)) else None,
-        joined([batch.slices for batch in batches]),
+        owner=joined([batch.owner for batch in batches if len(batch)]) if any(map(len, batches)) else None,
+        slices=joined([batch.slices for batch in batches]),
     )
 
 

@@ -110,11 +110,16 @@ class JobFile(Section):
     @model_validator(mode="before")
     @classmethod
     def _rare_rows_take_large_steps(cls, document: Any) -> Any:
-        """Few steps look up the row of an id, so models with ids default to Adagrad: a rate for each weight."""
-        features, learner = document.get("features"), document.get("learner")
+        """Few steps look up the row of an id, so models of ids alone default to Adagrad: a rate for each weight.
+
+        The layers of an MLP do not learn at that rate.
+        """
+        features, learner, model = (document.get(key) for key in ("features", "learner", "model"))
         has_ids = isinstance(features, dict) and bool(features.get("ids"))
         if has_ids and isinstance(learner, dict) and "optimizer" not in learner:
-            return {**document, "learner": {**learner, "optimizer": {"name": "adagrad", "lr": 0.15}}}
+            kind = model.get("kind") if isinstance(model, dict) else None
+            if kind in ("factorisation", "two_towers") or learner.get("objective") == "ranking":
+                return {**document, "learner": {**learner, "optimizer": {"name": "adagrad", "lr": 0.15}}}
         return document
 
     @model_validator(mode="after")

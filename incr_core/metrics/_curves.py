@@ -59,7 +59,10 @@ def average_precision(counts: Array) -> float:
     if not positives[-1]:
         return math.nan
     above, rows = positives[:-1], (positives + negatives)[:-1]
-    inside, of_bin = np.diff(positives), np.diff(positives + negatives)
+    inside, of_bin = (
+        counts[1, ::-1],
+        counts[:, ::-1].sum(axis=0),
+    )  # not differences of sums, in which a heavy row absorbs others
     some = inside > 0
     above, rows, inside, of_bin = above[some], rows[some], inside[some], of_bin[some]
     share = inside / of_bin

@@ -31,6 +31,7 @@ class SLDA(Strategy):
         >>> from torch import nn
         >>> from incr_core.models.adapt import lda
         >>> from incr_core.learner import Learner
+        >>> from incr_core.objectives import Multiclass
         >>> model = lda(nn.Sequential(nn.Flatten(), nn.Linear(2, 2)))
         >>> learner = Learner(model, Multiclass(2), torch.optim.SGD, [SLDA()])
         >>> _ = learner.learn(Batch(torch.tensor([[0.0, 1.0], [1.0, 0.0]]), torch.tensor([0, 1])))

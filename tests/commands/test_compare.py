@@ -31,7 +31,7 @@ def test_runs_are_compared_by_metrics_and_jobs(tmp_path: Path, capsys: pytest.Ca
     assert told[3] == "  strategy: - (plain), replay (capacity 30) (replay)"
     assert len(told) == 5
     html = page.read_text()
-    assert html.count("<svg") == 1
+    assert html.count("<svg") == 2  # one for a phone
     for text in ("<b>replay</b>", f"{values[0]:.4f}", "replay (capacity 30)"):
         assert text in html
 

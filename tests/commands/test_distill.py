@@ -145,7 +145,7 @@ def told(teacher: Path, folder: Path, settings: list[str]) -> list[str]:
     ("settings", "message"),
     [
         (["model.kind=auto"], "student: expected a model of one network"),
-        (["learner.head=ridge"], "student: expected a model that learns by steps"),
+        (["learner.head=ridge", "learner.epochs=1"], "student: expected a model that learns by steps"),
     ],
 )
 def test_a_student_that_cannot_be_taught_is_refused(tmp_path: Path, settings: list[str], message: str) -> None:

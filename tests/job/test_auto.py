@@ -53,7 +53,7 @@ def test_passes_become_fewer_as_rows_are_known(table: Path, tmp_path: Path) -> N
 )
 def test_what_cannot_be_made_of_experts_is_refused(table: Path, setting: str, message: str) -> None:
     with pytest.raises(JobError, match=f'model.kind = "auto": {message}'):
-        people(table, "model.kind=auto", setting).objective()
+        people(table, "model.kind=auto", "learner.warm_epochs=1", setting).objective()
 
 
 def test_passes_of_their_own_need_experts(table: Path, tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ def over(clients: int, **habits: object):  # type: ignore[no-untyped-def]
 
 
 def headed(table: Path, *settings: str) -> Job:
-    return people(table, "strategy=[]", HEAD, *settings)
+    return people(table, "strategy=[]", "learner.warm_epochs=1", HEAD, *settings)
 
 
 def weights(folder: Path) -> Weights:

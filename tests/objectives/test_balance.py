@@ -136,6 +136,7 @@ def test_rare_events_are_ranked_better_in_one_pass(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.ray
 @pytest.mark.flower
+@pytest.mark.usefixtures("ray_session")
 def test_counts_are_the_same_on_every_engine(tmp_path: Path) -> None:
     """All engines know all labels of an increment before it is learned; one replica or client has the bits of local."""
     pq.write_table(events(900), tmp_path / "rows.parquet")

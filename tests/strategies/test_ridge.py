@@ -214,9 +214,9 @@ def test_what_it_cannot_be_right_with_is_refused(
 
 
 def test_bad_settings_and_models_that_nobody_fits_are_refused() -> None:
-    with pytest.raises(ArgumentError, match=r"ridge\.penalty: expected a number above 0, got 0"):
+    with pytest.raises(StrategyError, match=r"ridge\.penalty: expected a number above 0, got 0"):
         Ridge(penalty=0)
-    with pytest.raises(ArgumentError, match=r"ridge\.decay: expected a number from 0 to 1, got 2"):
+    with pytest.raises(StrategyError, match=r"ridge\.decay: expected a number from 0 to 1, got 2"):
         Ridge(decay=2)
     with pytest.raises(ArgumentError, match="no parameter with requires_grad"):
         Learner(network(), Multiclass(3), "sgd", [EWC()])

@@ -77,7 +77,7 @@ def unpack_chunk(handed: Transfer, file: int, start: int) -> Chunk:
         tensors.get("weights"),
         tensors.get("task"),
         ids if len(good) == rows else ids[torch.from_numpy(good)],
-        tensors.get("slices"),
+        slices=tensors.get("slices"),
     )
     asked = [
         arrays.get(f"questions/{name}", np.zeros((0, len(good)), dtype))
