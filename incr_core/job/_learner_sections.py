@@ -130,8 +130,9 @@ class LearnerSection(Section):
     """
     optimizer: Named = Named.model_validate({"name": "adam", "lr": 0.003})
     """An optimiser of torch.optim by name, and its arguments. It is fused where the device supports that. With
-    `features.ids` in a factorisation or two towers the default is `{ name = "adagrad", lr = 0.15 }`, since few steps look
-    up a row of a table. With it, and with `"sgd"`, a step updates only the rows looked up; with others, the whole table.
+    `features.ids` in a factorisation or two towers the default is `{ name = "adagrad", lr = 0.15 }`, since few steps
+    look up a row of a table. With it, and with `"sgd"`, a step updates only the rows looked up; with others, the whole
+    table.
     """
     schedule: Named | None = None
     """A scheduler of torch.optim.lr_scheduler that takes numbers, by its name without LR, and its arguments: `{ name =
