@@ -19,7 +19,7 @@ from federated._cohort import Terms
 from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
 from federated.client_app import SHARED, WORK
-from incr_core.metrics import TRIVIAL
+from incr_core.metrics import FINE, TRIVIAL
 from incr_core.models import ADMITTED, is_id_count
 from incr_core.numerics import all_finite
 from incr_core.objectives import Objective
@@ -266,7 +266,7 @@ def _check_compared(document: Mapping[str, Any], known: Known) -> None:
     """Sums over rows held back, and what the metrics of both versions are made of."""
     _check_judged(document["sums"])
     for name in ("champion", "challenger"):
-        _check_sums(document[name], known)
+        _check_sums(document[name], known, coarse=True)
 
 
 def _check_opened(document: Mapping[str, Any]) -> None:
@@ -369,12 +369,17 @@ def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
             raise Refused(f"metrics of the slice {shown(name, 40)}, which the job does not name")
         if type(rows) is not int or not 0 < rows <= MOST:
             raise Refused(f"metrics of a slice of {shown(rows, 40)} rows")
-        _check_sums(sums, known)
+        _check_sums(sums, known, coarse=True)
 
 
-def _check_sums(statistics: Mapping[str, Any], known_of: Known) -> None:
+def _check_sums(statistics: Mapping[str, Any], known_of: Known, *, coarse: bool = False) -> None:
+    """Sums for the job's metrics are finite and of their dimensions; coarse: without those of `metrics.FINE`."""
     told_of, known = dict(statistics), known_of.sums
+    if coarse:
+        known = {name: dimensions for name, dimensions in known.items() if name not in FINE}
     trivial = told_of.get(TRIVIAL)
+    if coarse and trivial is not None:
+        raise Refused("sums for other metrics than the job's")
     if isinstance(trivial, np.ndarray) and trivial.dtype.kind == "f" and trivial.shape == known_of.trivial:
         if not np.isfinite(told_of.pop(TRIVIAL)).all():
             raise Refused("sums for metrics that are not finite")

@@ -52,7 +52,11 @@ def forget(options: argparse.Namespace) -> int:
             "  versions that keep outcomes for rates (history.arrow: time, hashed keys and label of a row) until these "
             f"are older than their windows: {', '.join(map(str, found['outcomes']))}"
         )
-    if left := found["rows"] - found["learned"] - found["quarantined"] - found["waiting"] - found["unknown"]:
+    if (
+        left := found["rows"]
+        - found["learned"]
+        - sum(found[state] for state in ("quarantined", "dropped", "waiting", "unknown"))
+    ):
         print(
             f"  {left:,} are not learned yet: the run still will, when their labels come, unless their files are taken "
             "out before it reads them"

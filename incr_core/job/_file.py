@@ -227,6 +227,7 @@ class JobFile(Section):
             "features.rate": bool(self.features.rate),
             "stream.key": bool(self.stream.keys),
             "publish.gate": self.publish.gate,
+            "limits.rows_per_hour": self.limits.rows_per_hour is not None,
             "review": self.review is not None,
             "drift": bool(self.drift),
             "learner.validation": self.learner.validation is not None,

@@ -28,7 +28,7 @@ from incr_core.loop._state import LoopState
 from incr_core.loop._totals import Progress
 from incr_core.objectives import Objective
 from incr_core.registry import RunDirectory, loop_state
-from incr_core.rounds import Arrival, Comparison, Counts, Orders, Round
+from incr_core.rounds import WAITING, Arrival, Comparison, Counts, Orders, Round
 from incr_core.update import Weights
 
 __all__ = ["Learning"]
@@ -186,7 +186,8 @@ class Learning:
     def _keep_limits(self, tick: Tick, counts: Counts, arrivals: Sequence[Arrival], learned: Round) -> None:
         """Note that rows are dropped from here on, or none any more; decide which share of the next ones is learned."""
         limits = self.state.limits
-        if limits.dropping != bool(counts.dropped) and (counts.dropped or counts.labelled):
+        offers = counts.dropped + counts.labelled > 0 and tick.name != WAITING
+        if limits.dropping != bool(counts.dropped) and offers:
             limits.dropping = bool(counts.dropped)
             offered = counts.dropped + counts.labelled
             what = f"{counts.dropped:,} of {offered:,} rows are above the limits"

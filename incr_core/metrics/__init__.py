@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from incr_core.errors import ArgumentError
 from incr_core.metrics._binary import binary_metrics, binary_statistics
-from incr_core.metrics._coarse import coarse
+from incr_core.metrics._coarse import FINE, coarse
 from incr_core.metrics._continual import forgetting
 from incr_core.metrics._curves import average_precision, precision_recall_curve, roc_curve
 from incr_core.metrics._multiclass import multiclass_metrics, multiclass_statistics
@@ -33,6 +33,7 @@ from incr_core.metrics._temporal import last_labels
 from incr_core.metrics._trivial import TRIVIAL, trivial_class_statistics, trivial_metrics, trivial_value_statistics
 
 __all__ = [
+    "FINE",
     "TRIVIAL",
     "Packed",
     "Statistics",

@@ -9,7 +9,10 @@ from incr_core.metrics._packed import Packed, total
 from incr_core.metrics._sums import Array, Statistics
 from incr_core.metrics._trivial import TRIVIAL
 
-__all__ = ["coarse"]
+__all__ = ["FINE", "coarse"]
+
+FINE = frozenset({"matrix", "class_scores", TRIVIAL})
+"""Statistics that only the report over all rows shows."""
 
 WIDTH = 16
 """Number of score bins that are merged into one."""
@@ -18,7 +21,7 @@ WIDTH = 16
 def coarse(statistics: Packed) -> Statistics:
     """Return the statistics with a sixteenth of the score bins: the AUC changes by less than 2e-3.
 
-    Statistics that only the report over all rows shows are left out.
+    Statistics in `FINE` are left out.
 
     Example:
         >>> from incr_core.metrics import binary_metrics, binary_statistics
@@ -29,9 +32,7 @@ def coarse(statistics: Packed) -> Statistics:
     """
     whole = total([statistics])
     return {
-        name: _coarse(array) if _is_histogram(array) else array
-        for name, array in whole.items()
-        if name not in ("matrix", "class_scores", TRIVIAL)
+        name: _coarse(array) if _is_histogram(array) else array for name, array in whole.items() if name not in FINE
     }
 
 

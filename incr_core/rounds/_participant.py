@@ -140,8 +140,8 @@ class Participant(Resuming):
         rows = self._ahead.labelled.row_ids
         assert rows is not None
         rows = rows if tick.warm or not self.frozen else rows[:0]
-        rows = rows if waiting is None else torch.cat([waiting, rows])
         rows = rows[self.sampling.kept(rows, tick, self._cursor)]
+        rows = rows if waiting is None else torch.cat([waiting, rows])
         return rows[: len(rows) - self._held_back(tick, len(rows))], self._passes_of(tick)
 
     def _held_back(self, tick: Tick, rows: int) -> int:
@@ -177,13 +177,12 @@ class Participant(Resuming):
             scores = self._evaluation.evaluate(increment)
         warm, labelled = increment.tick.warm, increment.labelled.without_slices()
         learns = labelled if warm or not self.frozen else labelled.slice(0, 0)
-        if waiting is not None:
-            learns = cat([waiting, learns])
-        assert learns.row_ids is not None
-        kept, dropped = self.sampling.kept(learns.row_ids, increment.tick, before), learns.row_ids[:0]
+        kept, dropped = self.sampling.kept(ids_of(learns), increment.tick, before), ids_of(learns)[:0]
         if len(kept) < len(learns):
-            dropped = ids_of(learns.without(learns.row_ids[kept]))
+            dropped = ids_of(learns.without(ids_of(learns)[kept]))
             learns = learns.take(kept)
+        if waiting is not None:  # rows of earlier increments, which have been within the limits
+            learns = cat([waiting, learns])
         held = None
         if count := self._held_back(increment.tick, len(learns)):
             learns, held = learns.slice(0, len(learns) - count), learns.slice(len(learns) - count, len(learns))

@@ -48,6 +48,8 @@ class Probe:
         """Return sums over rows whose labels have become known, (B, ...) predictions and (B,) targets."""
         if self.statistic == "features":
             return torch.zeros(0, 2, len(self.columns), dtype=torch.float64)
+        if not len(predictions):  # of no shape that an objective knows
+            return torch.zeros(0, 2, 1, dtype=torch.float64)
         values = objective.prediction_losses if self.statistic == "loss" else objective.prediction_errors
         return block_sums(values(predictions, targets).reshape(-1, 1), self.rows)
 

@@ -59,10 +59,11 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `subtracted` of these now from the
     sums of a closed-form head, and `summed`, which stay in them; `remembered` in memories, `kept` to
     consolidate on, `waiting` to be learned, `predicted` without a label yet and `compared` on, in the newest states;
-    `quarantined`; `unknown`, in no file that the run has met; `states` of participants, those of the baselines too,
-    which were read back and hold none of them. And `elsewhere`, participants that keep their states on disks of their
-    own, where nothing is deleted; `outcomes`, versions with the past outcomes that rates are made of (history.arrow:
-    time, hashed keys and label of a row), which stay and fade with the windows of the rates.
+    `quarantined`; `dropped` because of limits; `unknown`, in no file that the run has met; `states` of
+    participants, those of the baselines too, which were read back and hold none of them. And `elsewhere`,
+    participants that keep their states on disks of their own, where nothing is deleted; `outcomes`, versions with
+    the past outcomes that rates are made of (history.arrow: time, hashed keys and label of a row), which stay and
+    fade with the windows of the rates.
 
     Raises ArgumentError, CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
     """
@@ -225,6 +226,7 @@ def _erase_in_run(run: RunDirectory, job: Job, memories: Memories, asked: pa.Tab
         **sums,
         **found,
         "quarantined": sum(_among(quarantine, asked)) if quarantine.num_rows else 0,
+        "dropped": sum(_among(dropped, asked)) if (dropped := run.table("dropped")).num_rows else 0,
         "unknown": asked.num_rows - len(ids_of(asked, sorted(known))),
         "states": _verify(run, memories, addresses),
         "elsewhere": sum(not state_folder(run.path, name, 0).parent.exists() for name in _participants(run)),

@@ -20,7 +20,7 @@ from federated._replies import Asked, Known, Refused, _check_ids, _check_sums, c
 from federated._roster import Roster
 from federated.client_app import ANCHOR
 from incr_core.errors import CheckpointError
-from incr_core.metrics import TRIVIAL
+from incr_core.metrics import FINE, TRIVIAL
 from incr_core.models import IdTable, merge_rules
 from incr_core.objectives import Binary, Multiclass, Multilabel, NextToken, Objective, Ranking, Regression
 from incr_core.rounds import AGGREGATIONS, OUTERS, TrivialPredictors
@@ -126,6 +126,22 @@ def test_sums_of_trivial_predictions_have_the_jobs_shape(
 )
 def test_every_objectives_sums_are_known_beforehand(objective: Objective) -> None:
     assert sums_of(objective)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [Binary(), Multiclass(4), Regression(), Multilabel(3), Ranking(2), NextToken(5)],
+    ids=lambda it: type(it).__name__,
+)
+def test_coarse_sums_of_a_slice_are_those_of_the_job_and_no_others(objective: Objective) -> None:
+    whole = {name: np.zeros((1,) * dimensions) for name, dimensions in sums_of(objective).items()}
+    coarse = {name: value for name, value in whole.items() if name not in FINE}
+    known = Known(sums_of(objective))
+    _check_sums(whole, known)
+    _check_sums(coarse, known, coarse=True)
+    for wrong in ({**coarse, TRIVIAL: np.zeros((2, 2))}, {**coarse, "more": np.zeros(1)}):
+        with pytest.raises(Refused, match="sums for other metrics"):
+            _check_sums(wrong, known, coarse=True)
 
 
 def with_content(answer: Message, content: RecordDict) -> Message:

@@ -123,6 +123,9 @@ def test_rows_are_held_back_of_those_that_may_be_learned(tmp_path: Path) -> None
     found = audit(tmp_path / "run")
     assert not found.violations
     assert found.states.states["learned"] + found.states.states["dropped"] == 6 * DAY
+    # Rows held back were within the limit when they arrived, and do not count against that of the next day.
+    dropped = RunDirectory.open(tmp_path / "run").table("metrics")["rows_dropped"].to_pylist()
+    assert dropped[1:6] == [DAY - 5 * 24] * 5
 
 
 def test_the_summary_counts_them(tmp_path: Path) -> None:
