@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from incr_core.runs._from_objects import open_run
     from incr_core.runs._kept_columns import with_columns
     from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
+    from incr_core.runs._recommend import recommended, user_and_item
     from incr_core.runs._rows_seen import prequential_at, rows_seen
     from incr_core.runs._run import Run, run
     from incr_core.runs._status import Status
@@ -52,7 +53,9 @@ __all__ = [
     "rows_in_file",
     "rows_in_source",
     "rows_kept",
+    "recommended",
     "rows_seen",
+    "user_and_item",
     "rows_where",
     "run",
     "stop",
