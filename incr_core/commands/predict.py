@@ -83,8 +83,8 @@ def evaluate(options: argparse.Namespace) -> int:
             rows = found["rows"] + found["rows_refused"]
             memory = "; these numbers measure memory" if 2 * seen > rows else ""
             print(
-                f"incr: version {version.number} has learned {seen:,} of the {rows:,} rows of this file{memory}; on all "
-                f"rows before they were learned: {honest}",
+                f"incr: version {version.number} has learned {seen:,} of the {rows:,} rows of this file{memory}; on "
+                f"all rows before they were learned: {honest}",
                 file=sys.stderr,
             )
     return 0

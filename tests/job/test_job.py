@@ -143,6 +143,11 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
     ("settings", "message"),
     [
         (["learner.sed=3"], 'learner.sed: unknown key; did you mean "seed"'),
+        (
+            ["learner.sed=3", "stream.evry=2", "publish.kep=1"],
+            r'toml: stream.evry: unknown key; did you mean "every"\?; learner.sed: unknown key; did you mean "seed"\?; '
+            r'publish.kep: unknown key; did you mean "keep"\?$',
+        ),
         (["learner"], "--set learner: expected section.key=value"),
         (
             ["features.slices=[orgin]"],

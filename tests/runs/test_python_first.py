@@ -16,8 +16,8 @@ import pytest
 
 import incr_core
 from cluster import Cluster
-from incr_core import Job, Run, run
-from incr_core.errors import ArgumentError, JobError, RunDirectoryError
+from incr_core import Job, Run, open_run, run
+from incr_core.errors import ArgumentError, JobError, RunDirectoryError, StreamError
 from incr_core.job import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
@@ -127,3 +127,9 @@ def test_a_job_file_runs_by_its_path_and_tables_by_their_names(tmp_path: Path, j
         found.table("metrcs")
     with pytest.raises(ArgumentError, match=r"got 'x'; known: clients, dropped, duplicates, events, ledger, metrics"):
         found.table("x")
+
+
+@pytest.mark.parametrize("stream", [[], {"x": [], "y": []}])
+def test_tables_without_rows_are_refused_in_words(tmp_path: Path, stream: Any) -> None:
+    with pytest.raises(StreamError, match=r"^stream\.path: expected rows, got none in the tables given; wait for data"):
+        open_run(tmp_path / "run", stream=stream, label="y")
