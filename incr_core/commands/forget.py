@@ -1,4 +1,4 @@
-"""`incr forget`: rows are erased from a run, from what an owner's client keeps, and from a journal."""
+"""`incr forget`: deletes rows from a run, from the state of an owner's client, and from a journal."""
 
 from __future__ import annotations
 
@@ -31,26 +31,56 @@ def forget(options: argparse.Namespace) -> int:
     if options.json:
         print(json_text(found | {"gone": gone}))
         return 0
-    print(
-        f"{found['rows']:,} rows: {found['learned']:,} learned, {found['quarantined']:,} in quarantine\n"
-        f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
-        f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet, "
-        f"{found['compared']:,} to compare versions on; their values from the quarantine\n"
-        f"  read back: {found['states']:,} saved states, none of which holds any of them"
-    )
+    journal = found.get("journal", {"predictions": 0, "labels": 0})
+    if not found["rows"] and not journal["predictions"]:
+        print(f"{_none(options)}; nothing was deleted")
+    else:
+        _print_deleted(found, _none(options))
+    if journal["predictions"]:
+        print(f"  journal: {journal['predictions']:,} predictions deleted, {journal['labels']:,} of them with a label")
+    if gone:
+        print(f"  gone: {shown(', '.join(gone))}; --where could not look there, name rows of these files by --rows")
+    return 0
+
+
+PLACES = {
+    "remembered": "in memories",
+    "kept": "kept for consolidation",
+    "waiting": "waiting to be learned",
+    "predicted": "predictions without a label",
+    "compared": "kept to compare versions",
+    "quarantined": "values in the quarantine",
+}
+"""Where rows were deleted, by the keys of the counts."""
+
+
+def _none(options: argparse.Namespace) -> str:
+    """Say that no row was found."""
+    return f"no row has {shown(options.where)}" if options.where else f"{shown(options.rows)} lists no row"
+
+
+def _print_deleted(found: dict[str, Any], none: str) -> None:
+    """Print what was deleted from a run, and what remains for which reason."""
+    if not found["rows"]:
+        print(none)
+        return
+    quarantined = f", {found['quarantined']:,} in quarantine" if found["quarantined"] else ""
+    print(f"{found['rows']:,} rows: {found['learned']:,} learned{quarantined}")
+    print(f"  deleted: {_deleted(found)}")
+    print(f"  verified: {found['states']:,} saved states contain none of these rows")
     if found["subtracted"]:
-        print(f"  taken out of the head's sums: {found['subtracted']:,} rows; the next version is one without them")
+        print(f"  subtracted from the sums of the head: {found['subtracted']:,} rows; the next version is without them")
     if found["summed"]:
         print(
-            f"  still in sums that answers are worked out from: {found['summed']:,} rows, whose files cannot be read "
-            "as they were, or whose sums fade, have rates or lie with a server; learn the stream anew without them"
+            f"  still in the sums of the model: {found['summed']:,} rows, because {found['summed_because']}; "
+            "to remove them, start a new run without them"
         )
     if found["versions"]:
         print(f"  versions that learned them keep their weights: {', '.join(map(str, found['versions']))}")
     if found["outcomes"]:
         print(
-            "  versions that keep outcomes for rates (history.arrow: time, hashed keys and label of a row) until these "
-            f"are older than their windows: {', '.join(map(str, found['outcomes']))}"
+            "  versions that keep past outcomes for rates (history.arrow: time, hashed keys and label of a row) until "
+            f"these are older than the windows: {', '.join(map(str, found['outcomes']))}"
         )
     if (
         left := found["rows"]
@@ -58,23 +88,27 @@ def forget(options: argparse.Namespace) -> int:
         - sum(found[state] for state in ("quarantined", "dropped", "waiting", "unknown"))
     ):
         print(
-            f"  {left:,} are not learned yet: the run still will, when their labels come, unless their files are taken "
-            "out before it reads them"
+            f"  not learned yet: {left:,} rows; the run will learn them unless their files are removed before it reads "
+            "them"
         )
     if found["unknown"]:
-        print(f"  unknown: {found['unknown']:,} rows, in no file that the run has met; check fragment and offset")
-    if "journal" in found:
-        told = found["journal"]
-        print(f"  of the journal: {told['predictions']:,} predictions, {told['labels']:,} of them with a label")
-    if gone:
-        print(f"  gone: {shown(', '.join(gone))}; --where could not look there, name rows of these files by --rows")
+        print(f"  unknown: {found['unknown']:,} rows are in no file that the run has read; check fragment and offset")
     if found["elsewhere"]:
         print(f"  participants that keep no state here: {found['elsewhere']:,}; nothing is deleted on their own disks")
-    return 0
+
+
+def _deleted(found: dict[str, Any]) -> str:
+    """The number of rows deleted from each place.
+
+    >>> _deleted({"remembered": 3, "kept": 0}), _deleted({"remembered": 0})
+    ('3 in memories', 'nothing; the run kept none of them')
+    """
+    parts = [f"{found[key]:,} {place}" for key, place in PLACES.items() if found.get(key)]
+    return ", ".join(parts) or "nothing; the run kept none of them"
 
 
 def is_owners(path: str) -> bool:
-    """Whether that is an owner's file. ArgumentError where it is the folder of its state."""
+    """Whether this is the file of an owner's client. Raises ArgumentError for the folder of its state."""
     if (Path(path) / "identity").is_file() and (Path(path) / "runs").is_dir():
         raise ArgumentError(
             f"{path}: expected a run directory or CLIENT.toml, got the state of a client; name its file"
@@ -95,14 +129,17 @@ def _forget_at_owner(options: argparse.Namespace) -> int:
     if options.json:
         print(json_text(runs))
         return 0
+    if not runs:
+        print("no run has had rows of this client; nothing was deleted")
+        return 0
+    if not any(found["rows"] for found in runs.values()):
+        print(f"{_none(options)}; nothing was deleted")
+        return 0
     for run, found in runs.items():
         print(
             f"run {run}: {found['rows']:,} rows, {found['learned']:,} of them learned\n"
-            f"  deleted: {found['remembered']:,} from memories, {found['kept']:,} kept to consolidate on, "
-            f"{found['waiting']:,} waiting to be learned, {found['predicted']:,} predictions without a label yet\n"
-            f"  read back: {found['states']:,} saved states, none of which holds any of them"
+            f"  deleted: {_deleted(found)}\n"
+            f"  verified: {found['states']:,} saved states contain none of these rows"
         )
-    print("versions that learned them keep their weights, and the server hears how many they are with the next message")
-    if not runs:
-        print("no run has had rows of this client")
+    print("versions that learned them keep their weights; the next message reports to the server how many they are")
     return 0

@@ -44,6 +44,8 @@ def predict(options: argparse.Namespace) -> int:
     if effects is not None:
         told_of = ", ".join(f"{shown(name, 60)} {value:.4g}" for name, value in effects.overall.items())
         print(f"incr: mean effect on the {effects.of}: {told_of}", file=sys.stderr)
+    if not table.num_rows:
+        print(f"incr: 0 rows in {shown(options.rows)}; nothing was predicted", file=sys.stderr)
     if bad:
         told = [
             f'row {row.offset}: {shown(row.column)}: {shown(row.reason)} ("{shown(row.value, 60)}")'
@@ -78,9 +80,11 @@ def evaluate(options: argparse.Namespace) -> int:
         if seen:
             main = version.learner.objective.main_metric
             honest = f"prequential {shown(main)} {before[main]:,.4f}" if main in before else "none was predicted before"
+            rows = found["rows"] + found["rows_refused"]
+            memory = "; these numbers measure memory" if 2 * seen > rows else ""
             print(
-                f"incr: version {version.number} has learned {seen:,} rows of this file, so these numbers say how well "
-                f"it remembers; on all rows before it learned them: {honest}",
+                f"incr: version {version.number} has learned {seen:,} of the {rows:,} rows of this file{memory}; on "
+                f"all rows before they were learned: {honest}",
                 file=sys.stderr,
             )
     return 0

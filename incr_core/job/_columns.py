@@ -36,7 +36,9 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
     if not is_open(job):
         if features.exclude and not settled:
             tolerant, settle = features.tolerates_bad_files, seconds(job.stream.settle)
-            check_excluded(open_source(source, job.stream.format, tolerant=tolerant, settle=settle), features.exclude)
+            check_excluded(
+                open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle), features.exclude
+            )
         return Columns(features.numeric, features.categorical, features.text)
     if "numeric" in settled and "categorical" in settled:
         return Columns(settled["numeric"], settled["categorical"], settled.get("text", features.text))

@@ -40,6 +40,9 @@ BOUNDS = {
 }
 """Expectations for values of the right kind that are out of range, by pydantic's error type and context."""
 
+MOST_UNKNOWN = 8
+"""Number of unknown keys that one message names."""
+
 
 @contextmanager
 def as_job_error() -> Iterator[None]:
@@ -58,7 +61,7 @@ def as_job_error() -> Iterator[None]:
 
 
 def first_fault(error: ValidationError, model: type[BaseModel], explained: bool = False) -> str:
-    """Return the first error of a job of this `model`. Unknown keys come first, since they often cause the others.
+    """Return the unknown keys of a job of this `model`, which often cause its other errors, or else the first error.
 
     explained: whether `incr explain` knows the keys, so that the message may end with the command.
 
@@ -72,13 +75,15 @@ def first_fault(error: ValidationError, model: type[BaseModel], explained: bool 
     """
     faults = sorted(error.errors(), key=lambda fault: fault["type"] != "extra_forbidden")
     fault = faults[0]
+    if fault["type"] == "extra_forbidden":
+        unknown = dict.fromkeys(
+            _unknown_key(one, model, explained) for one in faults if one["type"] == "extra_forbidden"
+        )
+        more = f"; and {len(unknown) - MOST_UNKNOWN} more unknown keys" if len(unknown) > MOST_UNKNOWN else ""
+        return "; ".join([*unknown][:MOST_UNKNOWN]) + more
     path, kind, default = _key_at(model, fault["loc"])
     place = ".".join(map(str, path))
     more = f"; see: incr explain {_dotted(path)}" if explained and path else ""
-    if fault["type"] == "extra_forbidden":
-        unknown = str(fault["loc"][len(path)])
-        hint = _nearest(unknown, kind, model) or f"{_known(kind)}{more}"
-        return f"{'.'.join(map(str, [*path, unknown]))}: unknown key; {hint}"
     if fault["type"] == "missing":
         more = f"; see: incr explain {_dotted(fault['loc'])}" if explained else ""
         return f"{'.'.join(map(str, fault['loc']))}: missing; the job needs it{more}"
@@ -94,6 +99,15 @@ def first_fault(error: ValidationError, model: type[BaseModel], explained: bool 
     return (
         f"{place}: expected {_expected(same)}, got {_shown(fault['input'])}{_remedy(same, place, kind, default)}{more}"
     )
+
+
+def _unknown_key(fault: ErrorDetails, model: type[BaseModel], explained: bool) -> str:
+    """Name an unknown key, and the known keys that may have been meant."""
+    path, kind, _ = _key_at(model, fault["loc"])
+    more = f"; see: incr explain {_dotted(path)}" if explained and path else ""
+    unknown = str(fault["loc"][len(path)])
+    hint = _nearest(unknown, kind, model) or f"{_known(kind)}{more}"
+    return f"{'.'.join(map(str, [*path, unknown]))}: unknown key; {hint}"
 
 
 def _dotted(path: Sequence[int | str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -478,6 +479,24 @@ def _plain(value: Any) -> Any:
     return json.loads(json.dumps(value, default=lambda found: getattr(found, "isoformat", found.__str__)()))
 
 
+def _quoted(text: str) -> str:
+    """A list or table of TOML with its bare words in quotes.
+
+    >>> _quoted("[origin]"), _quoted("{name=adam, lr=0.1}"), _quoted('["a", b')
+    ('["origin"]', '{name="adam", lr=0.1}', '["a", "b"')
+    """
+    words = r'"[^"]*"|\'[^\']*\'|[^\s\[\]{},=]+(\s*=)?'
+    return re.sub(words, lambda found: found[0] if found[1] or _is_value(found[0]) else f'"{found[0]}"', text)
+
+
+def _is_value(text: str) -> bool:
+    try:
+        tomllib.loads(f"value = {text}")
+    except tomllib.TOMLDecodeError:
+        return False
+    return True
+
+
 def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict[str, Any]:
     changed: dict[str, Any] = _plain(document)
     for setting in settings:
@@ -489,6 +508,11 @@ def _with_settings(document: Mapping[str, Any], settings: Sequence[str]) -> dict
             value = tomllib.loads(f"value = {text}")["value"]
         except tomllib.TOMLDecodeError:
             value = text.strip()  # a bare word is text
+            if value.startswith(("[", "{")):  # the shell removes quotes from a list or a table
+                raise JobError(
+                    f"--set {setting}: not valid TOML; quote the setting in the shell: "
+                    f"--set '{path.strip()}={_quoted(value)}'"
+                ) from None
         value = _plain(value)
         table: Any = changed
         for key in keys[:-1]:

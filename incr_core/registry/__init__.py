@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from incr_core.registry._row_states import RowStates
     from incr_core.registry._run_directory import RunDirectory
     from incr_core.registry._run_totals import WORK, RunTotals
-    from incr_core.registry._segments import Segment, Segments, read_index
+    from incr_core.registry._segments import TABLES, Segment, Segments, read_index
     from incr_core.registry._versions import loop_state
     from incr_core.registry._violation import Violation
 else:
@@ -28,6 +28,7 @@ __all__ = [
     "SCHEMA",
     "STAY",
     "STOP",
+    "TABLES",
     "WORK",
     "Committed",
     "Detached",

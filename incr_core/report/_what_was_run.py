@@ -52,6 +52,15 @@ def _terms(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple
     yield "strategies", "; ".join(map(_part, job.get("strategy", []))) or "none"
     if drift := job.get("drift"):
         yield "drift detectors", "; ".join(map(_part, drift))
+    publish = job.get("publish", {})
+    if publish.get("gate"):
+        yield "gate", f"margin {publish.get('margin')}, patience {publish.get('patience')} versions"
+    if holdout := publish.get("holdout"):
+        yield "holdout", f"{holdout:g}" + (" of an increment" if holdout < 1 else " rows")
+    if limits := {key: value for key, value in job.get("limits", {}).items() if value is not None}:
+        yield "limits", ", ".join(f"{value:g} {_LIMITS.get(key, key)}" for key, value in limits.items())
+    if slices := job.get("features", {}).get("slices"):
+        yield "slices", ", ".join(slices)
     if summary.get("engine"):
         yield "engine", _engine(job, str(summary["engine"]))
 
@@ -63,6 +72,8 @@ _SIZES = (
     ("rows_quarantined", "in quarantine"),
     ("rows_duplicate", "duplicates"),
 )
+
+_LIMITS = {"rows_per_hour": "rows per hour of the stream", "seconds": "seconds per increment"}
 
 
 def _increments(stream: Mapping[str, Any]) -> str:

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from incr_core.runs._from_objects import open_run
     from incr_core.runs._kept_columns import with_columns
     from incr_core.runs._kept_rows import KEPT, delete_rows, memories_of, rows_kept
+    from incr_core.runs._recommend import recommended, user_and_item
     from incr_core.runs._rows_seen import prequential_at, rows_seen
     from incr_core.runs._run import Run, run
     from incr_core.runs._status import Status
@@ -49,6 +50,7 @@ __all__ = [
     "memories_of",
     "open_run",
     "prequential_at",
+    "recommended",
     "rows_in_file",
     "rows_in_source",
     "rows_kept",
@@ -56,5 +58,6 @@ __all__ = [
     "rows_where",
     "run",
     "stop",
+    "user_and_item",
     "with_columns",
 ]

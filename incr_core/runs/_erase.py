@@ -56,10 +56,10 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     same call, or one with the rows in DIR/erasing.parquet, has finished what was begun; it counts what it deleted
     itself. Rows erased before and learned since, when their labels came, are deleted again.
 
-    Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `subtracted` of these now from the
-    sums of a closed-form head, and `summed`, which stay in them; `remembered` in memories, `kept` to
-    consolidate on, `waiting` to be learned, `predicted` without a label yet and `compared` on, in the newest states;
-    `quarantined`; `dropped` because of limits; `unknown`, in no file that the run has met; `states` of
+    Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `subtracted` of these now from
+    the sums of a closed-form head, and `summed`, which stay in them, with the reason as `summed_because`;
+    `remembered` in memories, `kept` to consolidate on, `waiting` to be learned, `predicted` without a label yet and
+    `compared` on, in the newest states; `quarantined`; `dropped` by limits; `unknown`, in no file met; `states` of
     participants, those of the baselines too, which were read back and hold none of them. And `elsewhere`,
     participants that keep their states on disks of their own, where nothing is deleted; `outcomes`, versions with
     the past outcomes that rates are made of (history.arrow: time, hashed keys and label of a row), which stay and

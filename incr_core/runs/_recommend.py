@@ -21,7 +21,7 @@ from incr_core.models import TwoTower
 if TYPE_CHECKING:
     from incr_core.runs._version import Version
 
-__all__ = ["recommended"]
+__all__ = ["recommended", "user_and_item"]
 
 AT_ONCE = 8192
 """Items that are scored at one time."""
@@ -29,8 +29,8 @@ AT_ONCE = 8192
 
 def recommended(
     version: Version, user: object, k: int = 10, *, with_seen: bool = False, rows: str | Path | None = None
-) -> pa.Table:
-    """Return the k items with the highest scores for a user, best first.
+) -> tuple[pa.Table, bool]:
+    """Return the k items with the highest scores for a user, best first, and whether the user occurs in a row.
 
     The items, their columns and the items that the user has seen are read from the rows of the stream, or from `rows`.
     The columns of an item are those of its latest row, and the columns of the user those of the user's latest row. An
@@ -44,7 +44,8 @@ def recommended(
         rows: a file or a folder. Default: the current files of the run's stream.
 
     Returns:
-        A table of the item's column and of `score` (ranking), `value` (regression) or `probability` (binary).
+        A table of the item's column and of `score` (ranking), `value` (regression) or `probability` (binary), and
+        whether the user occurs in a row.
 
     Raises:
         ArgumentError: k is below 1.
@@ -62,9 +63,8 @@ def recommended(
     if not with_seen:
         catalogue = catalogue.filter(pc.invert(pc.is_in(catalogue[item], value_set=seen)))
     if not len(catalogue):
-        return pa.table(
-            {item: catalogue[item], [*version.answers.columns(torch.empty(0), 0)][-1]: pa.array([], pa.float64())}
-        )
+        what = [*version.answers.columns(torch.empty(0), 0)][-1]
+        return pa.table({item: catalogue[item], what: pa.array([], pa.float64())}), latest is not None
     count, columns = len(catalogue), {}
     for name in asked:
         if name in of_item:
@@ -82,7 +82,7 @@ def recommended(
     best = pc.select_k_unstable(
         pa.table({"score": scores, "place": np.arange(count)}), k, [("score", "descending"), ("place", "ascending")]
     )
-    return pa.table({item: catalogue[item].take(best), what: scores.take(best)})
+    return pa.table({item: catalogue[item].take(best), what: scores.take(best)}), latest is not None
 
 
 def user_and_item(job: Job) -> tuple[str, str]:

@@ -9,9 +9,10 @@ from typing import Any, Self
 
 import pyarrow as pa
 
-from incr_core.errors import RunDirectoryError
+from incr_core._util import unknown
+from incr_core.errors import ArgumentError, RunDirectoryError
 from incr_core.job import Job
-from incr_core.registry import RunDirectory, champion_of
+from incr_core.registry import TABLES, RunDirectory, champion_of
 from incr_core.report import write_report
 from incr_core.runs._change import change
 from incr_core.runs._engine_choice import EngineSettings
@@ -155,7 +156,16 @@ class Run:
         return erase(self.path, addresses, self.job)
 
     def table(self, name: str) -> pa.Table:
-        """All rows so far of "metrics", "ledger", "quarantine" or "events"."""
+        """Return all rows so far of one of the run's tables.
+
+        Args:
+            name: "metrics", "ledger", "duplicates", "dropped", "quarantine", "events" or "clients".
+
+        Raises:
+            ArgumentError: There is no table of this name.
+        """
+        if name not in TABLES:
+            raise ArgumentError(f"table: {unknown('a table of a run', name, TABLES)}")
         return RunDirectory.open(self.path).table(name)
 
     @property
@@ -192,15 +202,23 @@ class Run:
 
 
 def run(
-    job: Job,
+    job: Job | str | Path,
     out: str | Path,
     on: str | EngineSettings = "local",
     on_progress: OnProgress | None = None,
     *,
     follow: bool = False,
 ) -> Run:
-    """Run a job on an engine, in the run directory `out`; go on from the last commit where one is there.
+    """Run a job on an engine, in the run directory `out`; a run that has begun continues from its last commit.
 
-    For the rest see `Run.run`.
+    Args:
+        job: A job, or the path of a job file, which `Job.read` reads.
+        out: The run directory.
+        on: As for `Run.run`.
+        on_progress: As for `Run.run`.
+        follow: As for `Run.run`.
+
+    Returns:
+        The run.
     """
-    return Run(out, job).run(on, on_progress, follow=follow)
+    return Run(out, Job.read(job) if isinstance(job, str | Path) else job).run(on, on_progress, follow=follow)

@@ -25,12 +25,14 @@ __all__ = ["take_out_of_sums"]
 TAKEN_OUT = "taken_out"
 """The key of a state's manifest with the ids of rows that are no part of its sums any more."""
 
+FADE = "the sums fade over time"
+
 NOTED = SCHEMA.append(pa.field("at", pa.int64()))
 
 States = Iterator[tuple[Path, Any, dict[str, Any]]]
 
 
-def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: States) -> dict[str, int]:
+def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: States) -> dict[str, Any]:
     """Take rows, those that were learned, out of the sums in all saved states of a run's participants.
 
     The rows are read from the stream's files once more, and their features are worked out by each version's weights.
@@ -39,33 +41,44 @@ def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: State
 
     states: folder, state and manifest of each.
 
-    Returns how many rows are `subtracted` now, and how many stay `summed`: their files are gone or have changed, the
-    sums fade, as those of experts side by side do, or a server has sums of its own. Both are 0 for a job without sums.
+    Returns how many rows are `subtracted` now, how many stay `summed`, and `summed_because`: their files are gone or
+    have changed, the sums fade, as those of experts side by side do, a server has sums of its own, or the job has
+    rates. The counts are 0 and the reason is empty for a job without sums.
     """
     strategies, latest = job.strategies(), run.latest()
     place = next((place for place, one in enumerate(strategies) if isinstance(one, Ridge)), None)
     if latest is None or (place is None and job.model.kind != "auto"):
-        return {"subtracted": 0, "summed": 0}
+        return {"subtracted": 0, "summed": 0, "summed_because": ""}
     if place is None:  # experts that are worked out from sums which fade
-        return {"subtracted": 0, "summed": learned_rows(run.table("ledger"), asked).num_rows}
+        count = learned_rows(run.table("ledger"), asked).num_rows
+        return {"subtracted": 0, "summed": count, "summed_because": FADE if count else ""}
     gone = _noted(run.path)
     left = learned_rows(run.table("ledger"), asked).join(gone, SCHEMA.names, join_type="left outer")
     left = left.filter(pc.less(pc.fill_null(left["at"], 0), left["version"])).select([*SCHEMA.names, "version"])
     found = left.slice(0, 0)
-    if left.num_rows and not _cannot(strategies[place], run, job, latest):
+    obstacle = _obstacle(strategies[place], run, job, latest)
+    if left.num_rows and not obstacle:
         found = _subtracted(run, job, left, place, states)
     if found.num_rows:
         now = found.select(SCHEMA.names).append_column("at", pa.array([latest] * found.num_rows, pa.int64()))
         older = gone.join(now, SCHEMA.names, join_type="left anti")
         (run.path / "erased").mkdir(exist_ok=True)
         write_atomically(run.path / "erased" / "sums.parquet", parquet_bytes(pa.concat_tables([older, now])))
-    return {"subtracted": found.num_rows, "summed": left.num_rows - found.num_rows}
+    summed = left.num_rows - found.num_rows
+    return {
+        "subtracted": found.num_rows,
+        "summed": summed,
+        "summed_because": (obstacle or "their files are gone or have changed") if summed else "",
+    }
 
 
-def _cannot(strategy: object, run: RunDirectory, job: Job, latest: int) -> bool:
-    """Whether no row can be taken out: sums that fade, those of a server, rates that only an owner of rows can tell."""
-    fades = isinstance(strategy, Ridge) and strategy.decay > 0
-    return fades or "shared" in loop_state(run.path, latest)["engine"] or bool(job.rates())
+def _obstacle(strategy: object, run: RunDirectory, job: Job, latest: int) -> str:
+    """Return why no row can be taken out of the sums; empty if rows can."""
+    if isinstance(strategy, Ridge) and strategy.decay > 0:
+        return FADE
+    if "shared" in loop_state(run.path, latest)["engine"]:
+        return "a server has sums of its own"
+    return "the job has rates, which cannot be computed again for past rows" if job.rates() else ""
 
 
 def _subtracted(run: RunDirectory, job: Job, left: pa.Table, place: int, states: States) -> pa.Table:

@@ -142,7 +142,7 @@ class Version:
         Columns: that of the item, and `score`, `value` or `probability`. Items and what the user has seen are those of
         the run's stream, or of `rows`. See `docs/job.md`, ids.
         """
-        return recommended(self, user, k, with_seen=with_seen, rows=rows)
+        return recommended(self, user, k, with_seen=with_seen, rows=rows)[0]
 
     def export(
         self,

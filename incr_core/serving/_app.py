@@ -28,6 +28,7 @@ from incr_core.serving._page import PAGE, PAGE_HEADERS
 from incr_core.serving._request import RequestError, rows_in
 from incr_core.serving._shadow import Shadow
 from incr_core.serving._standing import exposition, standing
+from incr_core.shown import shown
 
 __all__ = ["MAX_BYTES", "MAX_ROWS", "App"]
 
@@ -118,6 +119,8 @@ class App:
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Reply:
         methods = self._paths.get(path)
+        if path == "/feedback" and self.feedback is None:
+            return refusal(404, "/feedback: expected a server with a journal, got none; start it with --journal")
         if methods is None:
             return refusal(404, "Not Found")
         handler = methods.get(scope["method"])
@@ -157,12 +160,13 @@ class App:
             self.shadow.watch(questions, answers)
 
     async def _body(self, scope: Scope, receive: Receive, *kinds: str) -> bytes:
-        if _kind(scope) not in ("application/json", *kinds) or header(scope, b"content-encoding") not in (
-            "",
-            "identity",
-        ):
-            expected = "content-type: expected application/json, not compressed, got another; send it as JSON"
-            raise RequestError(415, expected)
+        taken = ("application/json", *kinds)
+        if (kind := _kind(scope)) not in taken:
+            got = shown(kind, 60) or "none"
+            raise RequestError(415, f"content-type: expected {' or '.join(taken)}, got {got}; send it as JSON")
+        if (packed := header(scope, b"content-encoding")) not in ("", "identity"):
+            got = shown(packed, 60)
+            raise RequestError(415, f"content-encoding: expected none, got {got}; send the body uncompressed")
         return await body_of(scope, receive, self.max_bytes)
 
     async def _predict(self, scope: Scope, receive: Receive) -> Reply:

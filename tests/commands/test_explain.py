@@ -99,8 +99,12 @@ def test_evaluating_learned_rows_says_so_and_gives_the_prequential_figure(
         assert found["prequential"]["auc"] == pytest.approx(table["total.auc"][at].as_py())
     assert main(["evaluate", str(run.path), str(stream)]) == 0
     said = capsys.readouterr()
-    assert "version 15 has learned 1,500 rows of this file" in said.err
+    assert "version 15 has learned 1,500 of the 1,500 rows of this file; these numbers measure memory" in said.err
     assert f"prequential auc {run.summary.prequential['auc']:.4f}" in said.err
+    assert main(["evaluate", str(run.path), str(stream), "--version", "7"]) == 0
+    said = capsys.readouterr()
+    assert "version 7 has learned 700 of the 1,500 rows of this file; on all rows before they were learned" in said.err
+    assert "memory" not in said.err
 
 
 def test_rows_that_are_new_are_measured_without_a_word(
@@ -111,3 +115,11 @@ def test_rows_that_are_new_are_measured_without_a_word(
     said = capsys.readouterr()
     assert "rows_learned" not in json.loads(said.out)
     assert said.err == ""
+
+
+def test_a_file_without_rows_is_said_to_have_none(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(rows(100, seed=3).slice(0, 0), tmp_path / "none.parquet")
+    assert main(["predict", str(run.path), str(tmp_path / "none.parquet")]) == 0
+    said = capsys.readouterr()
+    assert len(said.out.splitlines()) == 1
+    assert said.err == f"incr: 0 rows in {tmp_path}/none.parquet; nothing was predicted\n"

@@ -192,7 +192,7 @@ def test_a_prediction_whose_label_is_not_known_is_deleted_alone(
     assert pending() == [2]
     assert main(["forget", str(out), "--where", "person=2"]) == 0
     assert pending() == []
-    assert "1 predictions without a label yet" in capsys.readouterr().out
+    assert "deleted: 1 predictions without a label" in capsys.readouterr().out
     assert erase(out, rows_where(out, "person=2")[0])["predicted"] == 0
 
 
@@ -266,6 +266,8 @@ def test_what_is_told_of_rows_that_a_run_does_not_know(tmp_path: Path, capsys: p
     assert "3 rows: 1 learned" in told
     assert "unknown: 2 rows" in told
     assert "not learned yet" not in told
+    assert "still in the sums" not in told
+    assert "journal" not in told
     assert "history.arrow" in told
     assert "no state here" not in told
 
@@ -354,3 +356,18 @@ def test_rows_erased_before_and_learned_since_are_deleted_again(tmp_path: Path) 
     other = pa.table({"fragment": ["part-9.csv"], "offset": [1]})
     assert erase(out, other)["remembered"] == 0
     assert traces(out) == []
+
+
+def test_a_condition_that_no_row_meets_deletes_nothing_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "data", rows=60)
+    out = tmp_path / "run"
+    run(job(tmp_path, strategy=STRATEGIES[1:2], baselines={}), out)
+    assert main(["forget", str(out), "--where", "person=99"]) == 0
+    assert capsys.readouterr().out == "no row has person=99; nothing was deleted\n"
+    assert main(["forget", str(out), "--where", "person=3"]) == 0
+    told = capsys.readouterr().out
+    assert "6 rows: " in told
+    assert " in memories" in told
+    assert "0 " not in told.split("deleted: ")[1].splitlines()[0]

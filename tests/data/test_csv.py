@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import os
 import pickle
+import re
 from pathlib import Path
 
 import numpy as np
@@ -127,3 +129,58 @@ def test_times_with_a_zone_among_others_without_are_told_and_run(
     assert 'predict_at = "at"' in job.read_text()
     assert main(["run", str(job), "--out", str(tmp_path / "run"), *QUIETLY]) == 0
     assert Run(tmp_path / "run").summary.rows_learned == 90
+
+
+def test_a_job_written_for_a_semicolon_file_with_a_column_left_out_runs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = ["code;price;note;dear"]
+    lines += [f"{i};{i % 97},5;n{i % 3};{'yes' if i % 97 > 40 else 'no'}" for i in range(300)]
+    (tmp_path / "rows.csv").write_text("\n".join(lines) + "\n")
+    os.utime(tmp_path / "rows.csv", (1, 1))  # settled
+    job, out = str(tmp_path / "job.toml"), str(tmp_path / "run")
+    assert main(["init", str(tmp_path / "rows.csv"), "--label", "dear", "--out", job]) == 0
+    assert Job.read(job).features.exclude
+    assert main(["run", job, "--out", out, *QUIETLY, "--set", "model.kind=mlp", "--set", "learner.epochs=1"]) == 0, (
+        capsys.readouterr().err
+    )
+    assert Run(out).summary.rows_learned == 300
+
+
+@pytest.mark.parametrize(
+    ("name", "encoding", "got"),
+    [
+        ("rows.csv", "latin1", "expected UTF-8, got bytes that are not; .* iconv -f latin1 -t utf-8"),
+        ("rows.csv.gz", "latin1", "expected UTF-8, got bytes that are not; .* iconv -f latin1 -t utf-8"),
+        ("rows.csv", "utf-16", "expected UTF-8, got UTF-16; .* iconv -f utf-16 -t utf-8"),
+        ("rows.jsonl", "latin1", "expected UTF-8, got bytes that are not; .* iconv -f latin1 -t utf-8"),
+        ("rows.jsonl", "utf-16", "expected UTF-8, got UTF-16; .* iconv -f utf-16 -t utf-8"),
+    ],
+)
+def test_a_file_in_another_encoding_is_refused_with_the_command_that_converts_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, encoding: str, got: str
+) -> None:
+    rows = [(f"{i}", f"{i % 7}", "ab"[i % 2]) for i in range(40)]
+    if "csv" in name:
+        kind, text = "csv", "id,größe,y\n" + "".join(",".join(row) + "\n" for row in rows)
+    else:
+        kind, text = "jsonl", "".join(f'{{"id": {i}, "größe": {x}, "y": "{y}"}}\n' for i, x, y in rows)
+    (tmp_path / "good").mkdir()
+    good = tmp_path / "good" / f"rows.{kind}"
+    good.write_text(text)
+    bad = tmp_path / name
+    bad.write_bytes(gzip.compress(text.encode(encoding)) if name.endswith(".gz") else text.encode(encoding))
+    for file in (good, bad):
+        os.utime(file, (1, 1))  # settled
+    job, out = tmp_path / "job.toml", str(tmp_path / "run")
+
+    def refused(*typed: str) -> None:
+        capsys.readouterr()
+        assert main(list(typed)) == 2
+        assert re.search(rf"{re.escape(name)}: {got}", capsys.readouterr().err)
+
+    refused("init", str(bad), "--label", "y", "--out", str(job))
+    assert main(["init", str(good), "--label", "y", "--out", str(job)]) == 0
+    refused("run", str(job), "--out", out, *QUIETLY, "--set", f"stream.path={bad}")
+    assert main(["run", str(job), "--out", out, *QUIETLY]) == 0
+    refused("predict", out, str(bad))

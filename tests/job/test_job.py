@@ -143,7 +143,17 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
     ("settings", "message"),
     [
         (["learner.sed=3"], 'learner.sed: unknown key; did you mean "seed"'),
+        (
+            ["learner.sed=3", "stream.evry=2", "publish.kep=1"],
+            r'toml: stream.evry: unknown key; did you mean "every"\?; learner.sed: unknown key; did you mean "seed"\?; '
+            r'publish.kep: unknown key; did you mean "keep"\?$',
+        ),
         (["learner"], "--set learner: expected section.key=value"),
+        (
+            ["features.slices=[orgin]"],
+            r"""not valid TOML; quote the setting in the shell: --set 'features.slices=\["orgin"\]'$""",
+        ),
+        (["learner.optimizer={name=adam, lr=0.1}"], r"""shell: --set 'learner.optimizer={name="adam", lr=0.1}'$"""),
         (["name.x=3"], "--set name.x=3: name is not a section"),
         (["learner.seed=99999999999999999999"], "learner.seed: "),
         (["model.hidden=[-1]"], "model.hidden"),

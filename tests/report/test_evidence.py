@@ -150,3 +150,20 @@ def test_a_phone_sees_the_whole_width_and_no_word_is_broken(run: Run, tmp_path: 
     assert width <= 390
     assert scale > 0.9, "letters of a plot are as large as they were drawn"
     assert height < 40, "a hash is on one line"
+
+
+def test_it_says_what_limits_and_guards_a_run(tmp_path: Path) -> None:
+    pq.write_table(rows(120), tmp_path / "rows.parquet")
+    keys = {"every": 60, "objective": "regression", "numeric": ["a", "b"], "hidden": [4], "slices": ["task"]}
+    publish, limits = {"gate": True, "holdout": 0.1}, {"seconds": 500.0}
+    made = open_run(
+        tmp_path / "run", stream=tmp_path / "rows.parquet", label="size", publish=publish, limits=limits, **keys
+    ).run()
+    said = text(made.report.read_text())
+    for expected in (
+        "gate margin 0.03, patience 14 versions",
+        "holdout 0.1 of an increment",
+        "limits 500 seconds per increment",
+        "slices task",
+    ):
+        assert expected in said

@@ -16,8 +16,8 @@ import pytest
 
 import incr_core
 from cluster import Cluster
-from incr_core import Job, Run, run
-from incr_core.errors import ArgumentError, JobError, RunDirectoryError
+from incr_core import Job, Run, open_run, run
+from incr_core.errors import ArgumentError, JobError, RunDirectoryError, StreamError
 from incr_core.job import ClusterSection
 from incr_core.loop import Progress
 from incr_core.runs._engine_choice import engine_chosen
@@ -114,3 +114,22 @@ def test_a_run_whose_job_an_earlier_incr_wrote_goes_on(job: Job, tmp_path: Path)
     assert (out / "job.toml").read_text() == older
     assert run(job, out).summary.model_sha256 == done
     assert (out / "job.toml").read_text().splitlines()[0] == head.strip()
+
+
+def test_a_job_file_runs_by_its_path_and_tables_by_their_names(tmp_path: Path, job: Job) -> None:
+    (tmp_path / "job.toml").write_text(job.toml())
+    for place, path in enumerate((tmp_path / "job.toml", str(tmp_path / "job.toml"))):
+        assert run(path, tmp_path / f"run-{place}").summary.rows_learned == 200
+    found = Run(tmp_path / "run-0")
+    assert found.table("metrics").num_rows == 4
+    assert found.table("duplicates").num_rows == 0
+    with pytest.raises(ArgumentError, match=r"^table: expected .*, got 'metrcs'; did you mean 'metrics'\?"):
+        found.table("metrcs")
+    with pytest.raises(ArgumentError, match=r"got 'x'; known: clients, dropped, duplicates, events, ledger, metrics"):
+        found.table("x")
+
+
+@pytest.mark.parametrize("stream", [[], {"x": [], "y": []}])
+def test_tables_without_rows_are_refused_in_words(tmp_path: Path, stream: Any) -> None:
+    with pytest.raises(StreamError, match=r"^stream\.path: expected rows, got none in the tables given; wait for data"):
+        open_run(tmp_path / "run", stream=stream, label="y")

@@ -187,3 +187,12 @@ def test_ids_have_another_default_optimiser(choices: Path) -> None:
     job = Job.from_document(document(choices))
     assert (job.learner.optimizer.name, job.learner.optimizer.arguments) == ("adagrad", {"lr": 0.15})
     assert Job.from_document(document(choices), ["learner.optimizer=adam"]).learner.optimizer.name == "adam"
+
+
+def test_a_user_without_a_row_is_ranked_as_new_and_said_to_be(ranked: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recommend", str(ranked), "--user", "zzz", "-k", "3"]) == 0
+    told = capsys.readouterr()
+    assert len(told.out.splitlines()) == 4
+    assert told.err == "incr: no row has user=zzz; ranked as for a new user\n"
+    assert main(["recommend", str(ranked), "--user", "4", "-k", "3"]) == 0
+    assert capsys.readouterr().err == ""

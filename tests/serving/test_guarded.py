@@ -52,8 +52,9 @@ def test_with_the_token_all_is_told(guarded: Asking) -> None:
         assert guarded.get(path, authorization="Bearer secret")[0] == 200
     assert guarded.get("/nothing", authorization="Bearer secret")[0] == 404
     assert guarded.get("/predict", authorization="Bearer secret")[0] == 405
-    # Without a journal nobody takes labels.
-    assert guarded.post(BODY, path="/feedback", authorization="Bearer secret")[0] == 404
+    # Without a journal, no labels are taken.
+    status, body = guarded.post(BODY, path="/feedback", authorization="Bearer secret")
+    assert (status, b"start it with --journal" in body) == (404, True)
 
 
 def test_a_rate_lets_a_second_s_worth_through_at_once_and_probes_always(champion: Champion) -> None:

@@ -215,6 +215,19 @@ def test_headers_decide_before_a_body_is_read(asking: Asking, headers: dict[str,
     assert asking.post(VALID, **headers)[0] == status
 
 
+def test_a_header_that_is_not_taken_is_named_with_its_value(asking: Asking) -> None:
+    for headers, detail in (
+        (
+            {"content_type": "text/plain"},
+            "content-type: expected application/json or {}, got text/plain; send it as JSON",
+        ),
+        ({"content_type": ""}, "content-type: expected application/json or {}, got none; send it as JSON"),
+        ({"content_encoding": "gzip"}, "content-encoding: expected none, got gzip; send the body uncompressed"),
+    ):
+        body = asking.post(VALID, **headers)[1]
+        assert json.loads(body)["detail"] == detail.format("application/vnd.apache.arrow.stream")
+
+
 def test_limits_may_be_set_and_hold_for_a_body_in_pieces(champion: Champion) -> None:
     asking = Asking(App(champion, max_bytes=1000, max_rows=2))
     assert asking.rows(ROW, ROW)[0] == 200

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -56,6 +57,9 @@ CHUNK = 65_536
 BUFFER = 1 << 18
 """Bytes of a column read from a file at a time; otherwise the first rows would wait for their whole row group."""
 
+OPENING = 1 << 20
+"""Bytes at the beginning of a text file that are inspected for their encoding, after the file could not be read."""
+
 
 def read_table(path: File, columns: Sequence[str] | None, format: str | None, place: str) -> pa.Table:
     """Read the `columns` of one file (all if None); `place` names the file in errors."""
@@ -91,12 +95,17 @@ def read_chunks(
             table = read_csv(_stream(path) if in_bytes is None else _bytes_of(path, in_bytes, header=True), kind)
         else:
             table = _read_lines(path, in_bytes)
+        names = table.column_names  # Arrow decodes the header of a CSV file here
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, place) from error
     except (pa.ArrowInvalid, OSError, EOFError) as error:
         if kind in ("csv", "jsonl") and ("Empty" in str(error) or path.stat().st_size == 0 or in_bytes == (0, 0)):
             yield pa.table({name: pa.nulls(0) for name in columns or ()})
             return
+        if kind in ("csv", "jsonl") and not _is_utf8(path):
+            raise _not_utf8(path, place) from error
         raise _unreadable(place, kind, error) from error
-    check_columns(table.column_names, columns, place)
+    check_columns(names, columns, place)
     yield readable(plain(table if columns is None else table.select(list(columns))))
 
 
@@ -136,6 +145,8 @@ def rows_in(path: File, format: str | None, place: str, in_bytes: tuple[int, int
         if kind != "csv":
             return int(_read_lines(path, in_bytes).num_rows)
         return int(read_csv(_bytes_of(path, in_bytes, header=True), kind).num_rows)
+    except UnicodeDecodeError as error:
+        raise _not_utf8(path, place) from error
     except pa.ArrowInvalid as error:
         if "Empty" in str(error) or in_bytes[0] == in_bytes[1]:
             return 0
@@ -266,6 +277,33 @@ def _unreadable(place: str, kind: str, error: Exception) -> StreamError:
         f"{place}: expected a whole {kind} file, got one that cannot be read ({reason}); "
         "write it again or take it out of the stream"
     )
+
+
+def _not_utf8(path: File, place: str) -> StreamError:
+    encoding, got = "latin1", "bytes that are not"
+    if _opening(path)[:2] in (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE):
+        encoding, got = "utf-16", "UTF-16"
+    return StreamError(
+        f"{place}: expected UTF-8, got {got}; convert the file, such as with iconv -f {encoding} -t utf-8"
+    )
+
+
+def _is_utf8(path: File) -> bool:
+    """Whether the first bytes of a text file are UTF-8. True if the file cannot be decompressed."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(_opening(path))
+    except UnicodeDecodeError:
+        return False
+    except (pa.ArrowInvalid, OSError, EOFError):  # damaged in another way
+        return True
+    return True
+
+
+def _opening(path: File) -> bytes:
+    """Return the first bytes of a text file, decompressed."""
+    opened = _stream(path)
+    with opened if isinstance(opened, pa.NativeFile) else pa.input_stream(opened) as file:
+        return bytes(file.read(OPENING))
 
 
 def _seekable(path: File) -> Any:

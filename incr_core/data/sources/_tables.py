@@ -43,6 +43,9 @@ class Tables:
         if isinstance(given, DataLoader):
             _check_order(given)
 
+    def __str__(self) -> str:
+        return "the tables given"
+
     @property
     def finite(self) -> bool:
         """Whether all tables are available, so that all their labels can be inspected."""
