@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import ClassVar, Protocol, TypeVar, runtime_checkable
@@ -93,8 +94,8 @@ class TableExperts(nn.Module):
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], outputs))
         first = self.layers[0]
         assert isinstance(first, nn.Linear)
-        self.more = _zero(nn.Linear(2 * shape.numeric, first.out_features, bias=False))
-        self.linear = _zero(nn.Linear(3 * shape.numeric, outputs))
+        self.more = _zero_linear(2 * shape.numeric, first.out_features, bias=False)
+        self.linear = _zero_linear(3 * shape.numeric, outputs)
         drawn = RANDOM_EMBEDDING * shape.categorical
         varied = max(1, shape.numeric + drawn)  # of the other numbers most are 0
         self.solved = SolvedExperts(3 * shape.numeric + drawn, outputs, varied)
@@ -157,6 +158,13 @@ class TableExperts(nn.Module):
         if categories is not None:
             columns.append(nn.functional.embedding(categories, self.drawn).sum(2).flatten(1) * 0.5**0.5)
         return torch.cat(columns, dim=1)
+
+
+def _zero_linear(inputs: int, outputs: int, bias: bool = True) -> nn.Linear:
+    """Return a linear layer of zeros, without torch's warning about a layer without inputs."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+        return _zero(nn.Linear(inputs, outputs, bias=bias))
 
 
 def _zero(layer: Layer) -> Layer:

@@ -101,3 +101,8 @@ def test_lwf_leaves_out_classes_that_no_expert_has_learned() -> None:
         target, soft = t.softmax(1), s.log_softmax(1)[:, :2]
         wanted = wanted + (target * (target.log() - soft)).sum(1).mean()
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_a_table_without_numbers_makes_experts_without_a_warning(table: Path) -> None:
+    """Any warning fails a test; torch warns of layers without inputs."""
+    people(table, "features.numeric=[]", "model.kind=auto", "learner.warm_epochs=1").resolved().participant()

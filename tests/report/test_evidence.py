@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -154,7 +155,13 @@ def test_a_phone_sees_the_whole_width_and_no_word_is_broken(run: Run, tmp_path: 
 
 def test_it_says_what_limits_and_guards_a_run(tmp_path: Path) -> None:
     pq.write_table(rows(120), tmp_path / "rows.parquet")
-    keys = {"every": 60, "objective": "regression", "numeric": ["a", "b"], "hidden": [4], "slices": ["task"]}
+    keys: dict[str, Any] = {
+        "every": 60,
+        "objective": "regression",
+        "numeric": ["a", "b"],
+        "hidden": [4],
+        "slices": ["task"],
+    }
     publish, limits = {"gate": True, "holdout": 0.1}, {"seconds": 500.0}
     made = open_run(
         tmp_path / "run", stream=tmp_path / "rows.parquet", label="size", publish=publish, limits=limits, **keys

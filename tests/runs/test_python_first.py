@@ -118,7 +118,8 @@ def test_a_run_whose_job_an_earlier_incr_wrote_goes_on(job: Job, tmp_path: Path)
 
 def test_a_job_file_runs_by_its_path_and_tables_by_their_names(tmp_path: Path, job: Job) -> None:
     (tmp_path / "job.toml").write_text(job.toml())
-    for place, path in enumerate((tmp_path / "job.toml", str(tmp_path / "job.toml"))):
+    paths: list[Path | str] = [tmp_path / "job.toml", str(tmp_path / "job.toml")]
+    for place, path in enumerate(paths):
         assert run(path, tmp_path / f"run-{place}").summary.rows_learned == 200
     found = Run(tmp_path / "run-0")
     assert found.table("metrics").num_rows == 4
