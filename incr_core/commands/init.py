@@ -21,6 +21,7 @@ __all__ = ["described", "init"]
 USES = {
     "label": "label",
     "predict_at": "clock",
+    "label_at": "label time",
     "numeric": "number",
     "categorical": "hashed",
     "text": "words",
@@ -78,10 +79,12 @@ def _example(name: str, label: str | None, out: str | None) -> int:
     job.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(rows, lambda file: pq.write_table(table, file))
     proposal = propose(rows, example.label)
+    for column in proposal.columns:
+        if column.name == example.settings.get("label_at"):
+            column.use, column.why = "label_at", "when the label is known"
     written = job_text(proposal, path=rows.name, name=name, command=f"incr init --example {name}")
     for key, value in example.settings.items():
         written = re.sub(rf"^(# )?{key} = .*$", f'{key} = "{value}"', written, flags=re.MULTILINE)
-        written = re.sub(rf'^    "{value}",.*\n', "", written, flags=re.MULTILINE)  # known by then, so not left out
     write_atomically(job, f"# {example.what}\n{written}".encode())
     print(f"{example.what}\n\n{described(proposal)}")
     print(f"\nwrote {shown(rows)} and {shown(job)}; learn it with: incr run {shown(job)} --out runs/{name}")

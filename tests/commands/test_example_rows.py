@@ -28,6 +28,8 @@ def test_an_example_runs_as_it_is(
     assert ("Drawn by a generator" in said) == (name != "flights")
     assert (name != "flights") == Path(name, "job.toml").read_text().startswith("# Drawn by a generator")
     if name == "flights":
+        assert "exclude" not in Path(name, "job.toml").read_text()
+        assert any(line.split()[:1] == ["known_at"] and "label time" in line for line in said.splitlines())
         table = pq.read_table(f"{name}/rows.parquet")
         assert table.num_rows == 51_955
         pq.write_table(table.slice(0, 3000), f"{name}/rows.parquet")
