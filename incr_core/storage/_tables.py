@@ -68,4 +68,5 @@ def read_table(name: str, content: bytes) -> pa.Table:
     if not name.endswith(".parquet"):
         return pa.ipc.open_file(buffer).read_all()
     with pq.ParquetFile(buffer) as file:  # the scanner of `pq.read_table` takes milliseconds to start
-        return file.read()
+        # Without threads: one of Arrow's that lets go of `content` only while Python ends would abort the process.
+        return file.read(use_threads=False)

@@ -315,7 +315,7 @@ def test_keys_are_remembered_when_their_files_are_gone(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        ({"key": None, "key_window": 5}, r"stream\.key_window: expected stream\.key too, got none; name what tells"),
+        ({"key": None, "key_window": 5}, r"stream\.key_window: expected stream\.key too, got none; name columns that"),
         ({"key_window": "7d"}, r'stream\.key_window: expected a predict_at column with key_window = "7d", got none'),
         ({"key_window": 0}, r"stream\.key_window: expected at least 1 row or a duration, got 0"),
         ({"key_window": "x", "predict_at": "at"}, r"stream\.key_window: expected a duration such as .* got 'x'"),

@@ -178,7 +178,10 @@ def _bytes_of(path: File, in_bytes: tuple[int, int], header: bool) -> pa.BufferR
     with path.open("rb") as file:
         names = file.readline() if header and start else b""
         file.seek(start)
-        return pa.BufferReader(names + file.read(stop - start))
+        # Memory of Arrow's own, so that its threads hold no Python object, which they might release while Python ends.
+        owned = pa.BufferOutputStream()
+        owned.write(names + file.read(stop - start))
+        return pa.BufferReader(owned.getvalue())
 
 
 def _parquet_chunks(
