@@ -68,5 +68,5 @@ def read_table(name: str, content: bytes) -> pa.Table:
     if not name.endswith(".parquet"):
         return pa.ipc.open_file(buffer).read_all()
     with pq.ParquetFile(buffer) as file:  # the scanner of `pq.read_table` takes milliseconds to start
-        # Without threads: one of Arrow's that lets go of `content` only while Python ends would abort the process.
+        # Without threads: if a thread of Arrow releases `content` while Python exits, the process aborts.
         return file.read(use_threads=False)

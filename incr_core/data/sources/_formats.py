@@ -178,7 +178,7 @@ def _bytes_of(path: File, in_bytes: tuple[int, int], header: bool) -> pa.BufferR
     with path.open("rb") as file:
         names = file.readline() if header and start else b""
         file.seek(start)
-        # Memory of Arrow's own, so that its threads hold no Python object, which they might release while Python ends.
+        # The memory belongs to Arrow. If its threads release a Python object while Python exits, the process aborts.
         owned = pa.BufferOutputStream()
         owned.write(names + file.read(stop - start))
         return pa.BufferReader(owned.getvalue())
