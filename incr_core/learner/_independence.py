@@ -73,7 +73,7 @@ def rows_independent(model: nn.Module, objective: Objective, batch: Batch, parts
             return trial.divides(batch, whole, parts) and not trial.changed and not held.changed()
         except JobError:
             raise
-        except Exception:  #         except Exception as error:  # a model may raise anything here
+        except Exception:  # a model may raise anything here
             return False
 
 

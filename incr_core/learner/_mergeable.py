@@ -10,7 +10,7 @@ from torch.optim import Optimizer
 
 from incr_core.batch import Batch
 from incr_core.errors import CheckpointError, StrategyError
-from incr_core.models import Entries, IdTable, absorb_ids, is_id_count
+from incr_core.models import Entries, IdTable, absorb_ids, id_tables_of, is_id_count
 from incr_core.numerics import like, local, refusal_of
 from incr_core.objectives import Objective
 from incr_core.strategies import Context, Hooks, Strategy, derived
@@ -157,8 +157,7 @@ class Mergeable:
     @property
     def id_tables(self) -> dict[str, IdTable]:
         """The model's tables of ids by name, in the order of the columns; empty if it has none."""
-        found: dict[str, IdTable] = getattr(self.model, "id_tables", {})
-        return found
+        return id_tables_of(self.model)
 
     def note_ids(self, labelled: Batch) -> None:
         """Count how often this participant sees each id in the current increment, for `share_ids`."""

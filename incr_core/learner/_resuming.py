@@ -13,7 +13,7 @@ from incr_core.errors import CheckpointError
 from incr_core.learner._division import Division
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._signature import check_signature, signature_of
-from incr_core.models import Entries, ExtraState, IdTable, OwnGenerators
+from incr_core.models import Entries, ExtraState, OwnGenerators, id_tables_of
 from incr_core.numerics import GlobalRandomState
 from incr_core.strategies import Context
 
@@ -23,7 +23,7 @@ __all__ = ["Resuming"]
 class Resuming:
     """The part of a learner that saves and loads its state.
 
-    strategies, context, descent, steps, division, random_state, own_generators, entries, extra, device, id_tables:
+    strategies, context, descent, steps, division, random_state, own_generators, entries, extra, device, model:
     those of the learner.
     """
 
@@ -37,11 +37,7 @@ class Resuming:
     entries: Entries
     extra: ExtraState
     device: torch.device
-
-    @property
-    def id_tables(self) -> dict[str, IdTable]:
-        """The model's tables of ids by name, in the order of the columns; none where it has none."""
-        raise NotImplementedError
+    model: nn.Module
 
     def state_dict(self) -> dict[str, Any]:
         """Return all state on which further learning depends, except the weights; tensors are the live ones.
@@ -61,7 +57,7 @@ class Resuming:
             "made_of": self._signature(),
             "extra": self.extra.state_dict(),
             # Whose rows the optimiser's moments are: an anchor that gives a row to another id clears them.
-            "ids": {name: table.keys for name, table in self.id_tables.items()},
+            "ids": {name: table.keys for name, table in id_tables_of(self.model).items()},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -89,7 +85,7 @@ class Resuming:
         self.own_generators.load_state_dict(state["random"].get("modules", {}))
         self.extra.load_state_dict(state.get("extra", {}))
         for name, keys in state.get("ids", {}).items():
-            self.id_tables[name].keys.copy_(keys)
+            id_tables_of(self.model)[name].keys.copy_(keys)
         self.context.increment = state["increment"]
         self.context.step = state["step"]
         self.division.settle(state.get("rows_independent"))

@@ -14,7 +14,7 @@ from incr_core.models._entries import Entries, merge_rules
 from incr_core.models._extra_state import ExtraState
 from incr_core.models._factorisation import Factorisation
 from incr_core.models._forward_decay import freshness
-from incr_core.models._id_counts import ADMITTED, absorb_ids, is_id_count, kept_in_id_tables, retracted
+from incr_core.models._id_counts import ADMITTED, absorb_ids, id_tables_of, is_id_count, kept_in_id_tables, retracted
 from incr_core.models._id_table import IdTable
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
@@ -58,6 +58,7 @@ __all__ = [
     "arguments_of",
     "ask",
     "freshness",
+    "id_tables_of",
     "is_id_count",
     "keep_frozen_in_eval",
     "keeps_nothing",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from incr_core.models._id_table import BOOKKEEPING, IdTable
 
-__all__ = ["ADMITTED", "absorb_ids", "count_ids", "is_id_count", "kept_in_id_tables", "retracted"]
+__all__ = ["ADMITTED", "absorb_ids", "count_ids", "id_tables_of", "is_id_count", "kept_in_id_tables", "retracted"]
 
 ADMITTED = ".admitted"
 """Suffix of the names of id counts among the observed statistics of a model."""
@@ -25,6 +25,16 @@ def is_id_count(name: str) -> bool:
     (True, False)
     """
     return name.endswith(ADMITTED)
+
+
+def id_tables_of(model: nn.Module) -> dict[str, IdTable]:
+    """Return a model's tables of ids by name, in the order of the columns; none if it declares none.
+
+    >>> id_tables_of(torch.nn.Linear(1, 1))
+    {}
+    """
+    found: dict[str, IdTable] = getattr(model, "id_tables", {})
+    return found
 
 
 def count_ids(tables: Mapping[str, IdTable], keys: Tensor) -> dict[str, Tensor]:

@@ -97,7 +97,7 @@ class PythonSource(Source):
                 fragment = Fragment(number, name, _chunks(table, name, self.local), earlier=earlier)
                 earlier = earlier.and_then(fragment.chunks, len(table))
                 if time is not None:
-                    #                     # A table without times gets the last time of the table before it.
+                    # A table without times gets the last time of the table before it.
                     fragment.first, fragment.last = fragment.times(time, leap) or (latest, latest)
                     latest = max(latest, fragment.last)
             except StreamError as fault:
