@@ -10,10 +10,9 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from incr_core.data.sources import RemoteFile, as_table, kind_of, read_table
+from incr_core.data.sources import as_table, read_rows_file
 from incr_core.errors import ArgumentError
 from incr_core.runs._version import Version
-from incr_core.storage import address_in, is_address
 
 __all__ = ["Explained", "explain"]
 
@@ -101,7 +100,8 @@ def explain(version: Version, rows: str | Path | Any, repeats: int = REPEATS, se
 def _columns(version: Version) -> list[str]:
     features = version.job.features
     keys = [column for rate in version.job.rates() for column in rate.by]
-    named = [*(features.numeric or ()), *(features.categorical or ()), *features.text, *features.date, *keys]
+    kinds = (features.numeric, features.categorical, features.text, features.date, features.ids, keys)
+    named = [column for columns in kinds for column in columns]
     return list(dict.fromkeys(named))
 
 
@@ -114,5 +114,4 @@ def _number(predicted: Any, chosen: Any) -> Floats:
 def _table(version: Version, rows: str | Path | Any) -> tuple[pa.Table, str]:
     if not isinstance(rows, str | Path):
         return as_table(rows, "the table"), "the table"
-    file = RemoteFile(address_in(rows)) if is_address(rows) else Path(rows)
-    return read_table(file, None, kind_of(file, version.job.stream.file_format), file.name), file.name
+    return read_rows_file(rows, None, version.job.stream.file_format)

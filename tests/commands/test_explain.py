@@ -123,3 +123,22 @@ def test_a_file_without_rows_is_said_to_have_none(run: Run, tmp_path: Path, caps
     said = capsys.readouterr()
     assert len(said.out.splitlines()) == 1
     assert said.err == f"incr: 0 rows in {tmp_path}/none.parquet; nothing was predicted\n"
+
+
+def test_ids_have_effects(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    who, what = rng.integers(0, 20, 1500), rng.integers(0, 20, 1500)
+    table = pa.table({"who": who, "what": what, "stars": (who % 5 + 0.1 * rng.normal(size=1500))})
+    model = {"kind": "factorisation"}
+    run = open_run(
+        tmp_path / "run",
+        stream=table,
+        label="stars",
+        ids=["who", "what"],
+        model=model,
+        objective="regression",
+        every=100,
+    ).run()
+    found = explain(run.champion, table.slice(0, 300))
+    assert list(found.overall) == ["who", "what"]
+    assert found.overall["who"] > 5 * found.overall["what"]
