@@ -71,9 +71,10 @@ _SIZES = (
     ("rows_learned", "learned"),
     ("rows_quarantined", "in quarantine"),
     ("rows_duplicate", "duplicates"),
+    ("rows_dropped", "dropped"),
 )
 
-_LIMITS = {"rows_per_hour": "rows per hour of the stream", "seconds": "seconds per increment"}
+_LIMITS = {"rows_per_hour": "rows per hour of the stream", "seconds": "seconds per increment", "disk": "GB of disk"}
 
 
 def _increments(stream: Mapping[str, Any]) -> str:
@@ -89,6 +90,10 @@ def _model(model: Mapping[str, Any]) -> str:
         what = str(model["factory"])
     elif model.get("kind", "mlp") == "auto":
         what = "auto: MLP, linear model and two ridge regressions side by side"
+    elif model.get("kind") == "factorisation":
+        what = f"factorisation, {model.get('embedding', 8)} factors of each id"
+    elif model.get("kind") == "two_towers":
+        what = f"two towers, hidden layers {model.get('hidden', [])}"
     else:
         what = f"MLP, hidden layers {model.get('hidden', [])}"
     changes = ", ".join(_part(one) for one in model.get("adapt") or [])
