@@ -5,15 +5,20 @@ That takes one trip where counts, scatter and gather take three: where there is 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 
 import torch
 
-from cluster import _exchange_plan as spans
-from cluster._exchange_plan import ALIGNED, waves_of
+from cluster._exchange_plan import ALIGNED, Span, waves_of
 from incr_core.update import Weights
 
 __all__ = ["OneMessage"]
+
+MERGED = 4 << 20
+"""Bytes of all replicas' tensors up to which each replica merges everything itself."""
+
+MORE = 1 << 16
+"""Bytes that a replica may send in addition to what scatter and gather send."""
 
 
 class OneMessage:
@@ -27,23 +32,37 @@ class OneMessage:
     """
 
     def __init__(self, tensors: Weights, rules: Mapping[str, str], size: int) -> None:
-        [[[self.span]]] = waves_of(tensors, rules, 1)
-        width = ALIGNED + -(-self.span.nbytes // ALIGNED) * ALIGNED
+        [[self.spans]] = waves_of(tensors, rules, 1)
+        self._places, width = [], ALIGNED
+        for span in self.spans:
+            self._places.append(slice(width, width + span.nbytes))
+            width += -(-span.nbytes // ALIGNED) * ALIGNED
         self.going = torch.zeros(size, width, dtype=torch.uint8, device=next(iter(tensors.values())).device)
         self.coming = torch.empty_like(self.going)
         self.nbytes = width * (size - 1)
 
     @staticmethod
     def fits(tensors: Weights, size: int) -> bool:
-        """Whether tensors are so small that this is the shortest way."""
-        return 0 < sum(value.nbytes + ALIGNED for value in tensors.values()) * (size - 1) < spans.ALONE
+        """Whether one message is the fastest way.
+
+        It sends (size - 1) n bytes. Scatter and gather send 2 (size - 1) n / size, which is the same for two replicas.
+        """
+        n = sum(value.nbytes + ALIGNED for value in tensors.values())
+        more = (size - 1) * n - 2 * (size - 1) * n // size
+        return 0 < n * size < MERGED and more < MORE
 
     def write(self, tensors: Weights, rows: int) -> None:
         """Put in what goes."""
         self.going[:, :8].view(torch.int64).fill_(rows)
-        self.going[:, ALIGNED : ALIGNED + self.span.nbytes] = self.span.read(tensors)
+        for span, place in zip(self.spans, self._places, strict=True):
+            self.going[:, place] = span.read(tensors)
 
-    def read(self) -> tuple[Sequence[Weights], list[int]]:
-        """What came from each replica, by run, and its rows."""
-        counts: list[int] = self.coming[:, :8].contiguous().view(torch.int64).flatten().tolist()
-        return [self.span.runs(row[ALIGNED:]) for row in self.coming], counts
+    def counts(self) -> list[int]:
+        """The rows of each replica, of what came."""
+        found: list[int] = self.coming[:, :8].contiguous().view(torch.int64).flatten().tolist()
+        return found
+
+    def read(self) -> Iterator[tuple[Span, list[Weights]]]:
+        """Each span, with what came of it from each replica, by run."""
+        for span, place in zip(self.spans, self._places, strict=True):
+            yield span, [span.runs(row[place]) for row in self.coming]

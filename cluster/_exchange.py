@@ -159,12 +159,12 @@ class ReplicaExchange:
         message.write(own, rows)
         self._wait_for(self.group.alltoall_base(message.coming, message.going, [], []))
         self.bytes_sent += message.nbytes
-        slices, counts = message.read()
-        span = message.span
-        mine = span.own(own)
-        for key, value in merge(slices, counts, span.rules, span.summed(anchor), mine).items():
-            mine[key].copy_(value)
-        span.write(own)
+        counts = message.counts()
+        for span, slices in message.read():
+            mine = span.own(own)
+            for key, value in merge(slices, counts, span.rules, span.summed(anchor), mine).items():
+                mine[key].copy_(value)
+            span.write(own)
         return sum(counts)
 
     def _fly(

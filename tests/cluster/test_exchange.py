@@ -97,7 +97,7 @@ def test_a_second_exchange_keeps_what_the_first_returned() -> None:
 
 
 def test_each_replica_sends_its_weights_at_most_twice() -> None:
-    weights = {"w": torch.zeros(24_000)}
+    weights = {"w": torch.zeros(240_000)}
     sent: list[int] = []
 
     def count(exchange: ReplicaExchange) -> Weights:
@@ -142,10 +142,24 @@ def test_tensors_in_several_pieces_or_one_memory_merge_as_others_do() -> None:
 
 @pytest.mark.parametrize("replicas", [2, 3])
 def test_many_waves_merge_as_one(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(OneMessage, "fits", lambda tensors, size: False)
     monkeypatch.setitem(spans.LENGTH, "cpu", 256)
     monkeypatch.setattr(spans, "ALONE", 100)
     test_updates_merge_as_in_one_place(list(range(1, replicas + 1)))
     test_shared_strategy_state_merges_as_in_one_place(list(range(replicas)))
+
+
+@pytest.mark.parametrize("replicas", [2, 3])
+def test_large_tensors_travel_in_one_message_with_small_ones(replicas: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spans, "ALONE", 100)  # bytes: "weight" and "moments" then are spans of their own
+    assert len(OneMessage(drawn(0), dict.fromkeys(drawn(0), "mean") | RULES, replicas).spans) > 1
+    test_updates_merge_as_in_one_place(list(range(1, replicas + 1)))
+    test_shared_strategy_state_merges_as_in_one_place(list(range(replicas)))
+
+
+@pytest.mark.parametrize(("floats", "replicas", "one"), [(250_000, 2, True), (600_000, 2, False), (50_000, 4, False)])
+def test_one_message_is_for_weights_that_cost_little_to_merge_and_send(floats: int, replicas: int, one: bool) -> None:
+    assert OneMessage.fits({"w": torch.empty(floats)}, replicas) == one
 
 
 def test_the_memory_an_exchange_keeps_does_not_grow_with_the_weights() -> None:
