@@ -67,6 +67,31 @@ def test_forgetting_what_nobody_can_ask_for_changes_no_bit(past: Any, more: Any,
     assert np.array_equal(saved.features(questions, times[later]), expected)
 
 
+@settings(deadline=None)
+@given(st.lists(st.tuples(rows, st.integers(0, 20)), max_size=12), rows)
+def test_a_history_that_grew_has_the_bits_of_one_that_is_sorted_at_once(steps: Any, now: Any) -> None:
+    rates = [Rate(["carrier"], 5, None), Rate(["carrier"], 2, 0.5), Rate([], None, None)]
+    history, reached = History(rates), 0
+    for past, time in steps:
+        table, known, outcomes = columns(past)
+        reached = max(reached, time)
+        history = history.plus(Questions.answered(rates, table, outcomes, known, known)).since(reached * SECOND)
+    asked, times, _ = columns(now)
+    questions, times = Questions.of(rates, asked), np.maximum(times, reached * SECOND)
+    at_once = History.from_table(rates, history.table())
+    assert history.features(questions, times).tobytes() == at_once.features(questions, times).tobytes()
+
+
+def test_a_history_sorts_all_outcomes_rarely() -> None:
+    rates, history, sorts = [Rate(["carrier"], 400)], History([Rate(["carrier"], 400)]), 0
+    for tick in range(400):
+        table, known, outcomes = columns([("AA", tick, 1.0)] * 5)
+        before = history._sorted
+        history = history.since(tick * SECOND // 2).plus(Questions.answered(rates, table, outcomes, known, known))
+        sorts += history._sorted is not before
+    assert sorts < 30  # with each row sorted a few times, not 400
+
+
 def test_a_label_known_at_the_moment_of_the_prediction_does_not_enter() -> None:
     rate = Rate([], 10, prior=0.0, weight=1.0)
     known = np.array([0, 10]) * SECOND

@@ -21,8 +21,16 @@ __all__ = ["History", "widened", "with_features"]
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
+SHARE = 4
+"""Sort all outcomes anew when those added since the last time are more than one in so many."""
+
+
 class History:
     """The outcomes known so far, for several rates; immutable.
+
+    A history that grows out of another one reuses its sorted outcomes and sorts the new ones apart. So the cost of
+    an increment follows the rows of the increment, not of the longest window. The sums of both parts are integers,
+    so the features are the same bits.
 
     Args:
         rates: The rates.
@@ -45,18 +53,19 @@ class History:
         self.rates = tuple(rates)
         self._series = series(rates)
         self._outcomes = tuple(outcomes or (Outcomes.of(nothing, nothing, nothing) for _ in self._series))
+        # Invariant: `_sorted` and `_recent` together hold each of `_outcomes` once, and besides only outcomes that
+        # `since` has removed: those precede the windows of all rows that are still to come.
+        self._sorted, self._recent = Lookup(self.rates, self._outcomes), tuple[Outcomes, ...]()
 
     def plus(self, rows: Questions) -> History:
         """Return a history that includes the outcomes of these rows; each counts from the time it is known."""
-        return History(
-            self.rates,
-            [
-                past.plus(Outcomes.of(keys, known, outcomes))
-                for past, keys, known, outcomes in zip(
-                    self._outcomes, rows.keys, rows.known, rows.outcomes, strict=True
-                )
-            ],
-        )
+        asked = zip(rows.keys, rows.known, rows.outcomes, strict=True)
+        new = [Outcomes.of(keys, known, outcomes) for keys, known, outcomes in asked]
+        grown = History(self.rates, _joined(self._outcomes, new))
+        recent = _joined(self._recent, new) if self._recent else tuple(new)
+        if SHARE * sum(map(len, recent)) <= sum(map(len, grown._outcomes)):
+            grown._sorted, grown._recent = self._sorted, recent
+        return grown
 
     def since(self, time: int) -> History:
         """Return a history with only the outcomes that rates of rows predicted at `time` or later can use."""
@@ -66,7 +75,9 @@ class History:
             endless = len(windows) < len(members)
             oldest = time - max(windows, default=0)
             kept.append(past.folded(oldest) if endless else past.where(past.known >= oldest))
-        return History(self.rates, kept)
+        later = History(self.rates, kept)
+        later._sorted, later._recent = self._sorted, self._recent
+        return later
 
     def before(self, time: int) -> History:
         """Return a history with only the outcomes known before `time`."""
@@ -74,7 +85,7 @@ class History:
 
     def lookup(self) -> Lookup:
         """Return a sorted form of these outcomes, for repeated use."""
-        return Lookup(self.rates, self._outcomes)
+        return self._sorted.plus(Lookup(self.rates, self._recent)) if self._recent else self._sorted
 
     def features(self, rows: Questions, times: Ints) -> np.ndarray[Any, np.dtype[np.float32]]:
         """Return rate and log count of each rate, for rows predicted at `times` (B,): (B, 2 * rates) float32."""
@@ -107,6 +118,10 @@ class History:
         return cls(
             rates, [Outcomes(*(column[which == index] for column in columns)) for index in range(len(series(rates)))]
         )
+
+
+def _joined(past: Sequence[Outcomes], newer: Sequence[Outcomes]) -> tuple[Outcomes, ...]:
+    return tuple(old.plus(new) for old, new in zip(past, newer, strict=True))
 
 
 def with_features(batch: Batch, features: np.ndarray[Any, np.dtype[np.float32]]) -> Batch:

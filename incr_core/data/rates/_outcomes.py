@@ -42,6 +42,9 @@ class Outcomes:
     part: Ints
     count: Ints
 
+    def __len__(self) -> int:
+        return len(self.key)
+
     @classmethod
     def of(cls, keys: Ints, known: Ints, outcomes: np.ndarray[Any, Any]) -> Outcomes:
         """Return the outcomes of some rows, (B,) each, without NaN and without those that will never be known."""
