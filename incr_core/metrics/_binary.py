@@ -74,7 +74,7 @@ def binary_metrics(statistics: Statistics) -> dict[str, float]:
     chance = ratio((tp + fp) * (tp + fn) + (tn + fn) * (tn + fp), rows * rows)
     metrics = {
         "auc": area(statistics["scores"]),
-        "average_precision": average_precision(statistics["scores"][0]),
+        "average_precision": float(average_precision(statistics["scores"][0])),
         "log_loss": ratio(loss, rows),
         "accuracy": agreement,
         "macro_recall": (ratio(tp, tp + fn) + ratio(tn, tn + fp)) / 2,

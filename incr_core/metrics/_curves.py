@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
 from incr_core.metrics._sums import Array
@@ -42,35 +40,44 @@ def precision_recall_curve(counts: Array) -> tuple[Array, Array]:
         return positives[some] / positives[-1], positives[some] / rows[some]
 
 
-def average_precision(counts: Array) -> float:
+def average_precision(counts: Array) -> Array:
     """The area under the precision-recall curve, sum_b integral of precision d recall over bin b.
 
-    counts: as for `roc_curve`. Within a bin, positives and negatives are taken as evenly mixed (Davis and Goadrich
-    2006, section 3): with P positives among T rows above it, p and n - p in it,
+    Within a bin, positives and negatives are taken as evenly mixed (Davis and Goadrich 2006, section 3): with P
+    positives among T rows above it, p and n - p in it,
 
         integral = (p / n) (p + (P - T p / n) log(1 + n / T)) / all positives
 
-    With 200 positives or more it is within 3e-3 of the exact average precision, mostly below. NaN without positives.
+    With 200 positives or more it is within 3e-3 of the exact average precision, mostly below.
 
-    >>> average_precision(np.array([[2.0, 0.0], [0.0, 3.0]])), average_precision(np.array([[3.0], [1.0]]))
-    (1.0, 0.25)
+    Args:
+        counts: Rows by class and bin of scores as for `roc_curve`, (..., 2, BINS).
+
+    Returns:
+        The area of each pair of classes, (...,); NaN where there are no positives.
+
+    Example:
+        >>> average_precision(np.array([[[2.0, 0.0], [0.0, 3.0]], [[3.0, 0.0], [1.0, 0.0]]])).tolist()
+        [1.0, 0.25]
     """
-    negatives, positives = _from_above(counts)
-    if not positives[-1]:
-        return math.nan
-    above, rows = positives[:-1], (positives + negatives)[:-1]
-    inside, of_bin = (
-        counts[1, ::-1],
-        counts[:, ::-1].sum(axis=0),
-    )  # not differences of sums, in which a heavy row absorbs others
-    some = inside > 0
-    above, rows, inside, of_bin = above[some], rows[some], inside[some], of_bin[some]
+    pairs = counts.reshape(-1, *counts.shape[-2:])
+    negatives, positives = np.moveaxis(_from_above(pairs), -2, 0)
+    falling = pairs[..., ::-1]
+    # Counts of bins are not differences of sums, in which a heavy row absorbs others.
+    pair, some = np.nonzero(falling[:, 1])
+    inside, of_bin = falling[pair, 1, some], falling[pair, :, some].sum(axis=1)
+    above = positives[pair, some]
+    rows = above + negatives[pair, some]
     share = inside / of_bin
     grown = np.log1p(np.divide(of_bin, rows, out=np.zeros_like(rows), where=rows > 0))
-    areas = share * (inside + (above - rows * share) * grown)
-    return float(areas.sum() / positives[-1])
+    areas = np.bincount(pair, share * (inside + (above - rows * share) * grown), len(pairs))
+    every = positives[:, -1]
+    found = np.divide(areas, every, out=np.full(len(pairs), np.nan), where=every > 0)
+    return np.asarray(found.reshape(counts.shape[:-2]))
 
 
 def _from_above(counts: Array) -> Array:
-    """Rows of each class with at least a score, (2, BINS + 1), from the highest bin down."""
-    return np.concatenate([np.zeros((2, 1)), np.cumsum(counts[:, ::-1], axis=1)], axis=1)
+    """Rows of each class with at least a score, (..., 2, BINS + 1), from the highest bin down."""
+    sums = np.zeros((*counts.shape[:-1], counts.shape[-1] + 1))
+    np.cumsum(counts[..., ::-1], axis=-1, out=sums[..., 1:])
+    return sums

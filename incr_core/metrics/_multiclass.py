@@ -10,7 +10,6 @@ from incr_core.metrics._curves import average_precision
 from incr_core.metrics._histograms import calibration, calibration_error, count_scores
 from incr_core.metrics._sums import (
     LEAST,
-    Array,
     Statistics,
     floats,
     mean,
@@ -98,11 +97,7 @@ def multiclass_metrics(statistics: Statistics) -> dict[str, float]:
         "calibration_error": calibration_error(statistics["calibration"]),
     }
     if "class_scores" in statistics:
-        metrics["average_precision"] = _macro_average_precision(statistics["class_scores"])
+        scores = statistics["class_scores"]
+        of_some = scores[scores[:, 1].any(axis=1)]  # the classes that some row was of
+        metrics["average_precision"] = mean(average_precision(of_some))
     return unless_broken(metrics | kappa_temporal(statistics), loss)
-
-
-def _macro_average_precision(scores: Array) -> float:
-    """The mean over the classes that some row was of."""
-    areas = [average_precision(of_class) for of_class in scores if of_class[1].any()]
-    return mean(np.array(areas))

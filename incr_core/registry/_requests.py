@@ -12,6 +12,7 @@ import os
 import socket
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -86,5 +87,6 @@ def _write(path: Path, document: Mapping[str, Any]) -> None:
     expose(path)
 
 
+@lru_cache(maxsize=64)  # a run looks for requests after each increment: to join paths took longer than to look
 def _path(directory: Path, what: str) -> Path:
     return directory / "requests" / f"{what}.json"

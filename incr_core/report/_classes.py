@@ -63,7 +63,7 @@ def _table(names: Sequence[str], counted: Floats, scores: Sequence[Floats]) -> s
     rows = []
     for c in np.argsort(-true, kind="stable")[:_MOST_CLASSES]:
         precision, recall = _ratio(right[c], predicted[c]), _ratio(right[c], true[c])
-        area = average_precision(scores[c]) if c < len(scores) else math.nan
+        area = float(average_precision(scores[c])) if c < len(scores) else math.nan
         f1 = _ratio(2 * right[c], predicted[c] + true[c])
         share = _ratio(true[c], true.sum())
         rows.append(
