@@ -9,7 +9,8 @@ seconds and of ratios within a repeat. What starts Ray, processes and groups is 
 
 steps       `ROWS` rows in steps of some milliseconds (`replica_task.py`). DDP and Ray Train exchange gradients at every
             step; LocalSGD, DiLoCo and ours exchange weights every `H` steps. Peers have their rows in memory; ours read
-            a Parquet file, predict each row before they learn it, and commit.
+            a Parquet file, predict each row before they learn it, and commit. Two processes apart exchange nothing:
+            what they gain over one process is what two cores of this machine can give.
 flights     the job of `examples/flights` over two weeks.
 increments  `INCREMENTS` increments of 50 rows, of which each is committed.
 start       from a Ray that is up to the first row learned.
@@ -96,6 +97,13 @@ def by_hand(rank: int, size: int, folder: str) -> float:
         dist.destroy_process_group()
 
 
+def apart(rank: int, size: int, folder: str) -> float:
+    """One of several processes that share the rows and exchange nothing: as fast as this machine can be."""
+    torch.set_num_threads(1)
+    model = network()
+    return learn(model, torch.optim.SGD(model.parameters(), RATE), ROWS // size, rank)
+
+
 def on_ray_train(config: Mapping[str, Any]) -> None:
     """The same, in a worker of Ray Train."""
     from ray import train
@@ -177,6 +185,7 @@ def arms_of(part: str, folder: Path, with_torchft: str | None, settings: Sequenc
         job = job_of(written(folder, ROWS), INCREMENT, 512, *settings)
         arms: dict[str, Arm] = {
             "one process": partial(in_processes, by_hand, 1),
+            "two processes apart": partial(in_processes, apart, 2),
             "DDP": partial(in_processes, by_hand, 2),
             "Ray Train": ray_train,
             "LocalSGD": partial(torchft, with_torchft or "", "localsgd"),
@@ -226,10 +235,13 @@ def speed(found: Mapping[str, Sequence[float]], one: str, other: str) -> float:
 def compared(part: str, found: Mapping[str, Sequence[float]]) -> dict[str, float]:
     """The ratios and differences of a part."""
     if part == "steps":
-        return {
+        ratios = {
             f"steps: ours, 2 replicas over {name}": speed(found, "ours, 2 replicas", name)
             for name in found
             if name != "ours, 2 replicas"
+        }
+        return ratios | {
+            "steps: two processes apart over one process": speed(found, "two processes apart", "one process")
         }
     if part == "flights":
         return {"flights: 2 replicas over one process": speed(found, "2 replicas", "one process")}
