@@ -35,6 +35,7 @@ from cluster._rank import Rank
 from cluster._recruiting import Recruiter
 from cluster._rendezvous import Rendezvous
 from cluster._shared_folder import require_lasting
+from cluster._tuning import tune_on_ray
 from cluster._worker_messages import Due, Handover, LearnedHere, Received, SavedAt, Setup
 from cluster._worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine, Saving
@@ -68,6 +69,7 @@ class ClusterEngine(Engine):
     """
 
     name = "cluster"
+    tuner = staticmethod(tune_on_ray)
 
     def __init__(self, job: Job, directory: Path, actors: Callable[[Job], Actors] = on_ray) -> None:
         super().__init__(job, Path(directory).absolute())

@@ -162,6 +162,22 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     compare.add_argument("--out", metavar="PAGE.html", help="write a page with plots, too")
     compare.add_argument("--json", action="store_true", help="print it as JSON")
 
+    tune = command("tune", "search for better settings of a job on the first rows of its stream")
+    tune.add_argument("job", metavar="JOB.toml")
+    tune.add_argument(
+        "space",
+        nargs="*",
+        metavar="KEY=VALUES",
+        help="what to search: learner.optimizer.lr=1e-4..1e-1, learner.batch_size='32|64|128' "
+        "(default: learning rate and batch size around those of the job)",
+    )
+    tune.add_argument("--trials", type=int, default=16, metavar="N", help="the job itself is the first (default: 16)")
+    tune.add_argument("--rows", type=int, default=50_000, metavar="N", help="of a complete trial (default: 50000)")
+    tune.add_argument("--seed", type=int, default=0, metavar="N", help="of the draws (default: 0)")
+    tune.add_argument("--out", metavar="DIR", help="directory of the search (default: runs/NAME-tune)")
+    tune.add_argument("--keep", action="store_true", help="keep the run directories of the trials")
+    tune.add_argument("--json", action="store_true", help="print the table as JSON")
+
     forget = command("forget", "delete rows from all that a run keeps of rows: a request for erasure")
     forget.add_argument("directory", metavar="DIR", help="of a run; or CLIENT.toml, for what an owner's client keeps")
     which = forget.add_mutually_exclusive_group(required=True)

@@ -251,6 +251,12 @@ def _diff(options: argparse.Namespace) -> int:
     return 0
 
 
+def _tune(options: argparse.Namespace) -> int:
+    from incr_core.commands.tune import tune_job
+
+    return tune_job(options)
+
+
 def _compare(options: argparse.Namespace) -> int:
     from incr_core.commands.compare import compare_runs
 
@@ -315,6 +321,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "unpin": _change,
     "diff": _diff,
     "compare": _compare,
+    "tune": _tune,
     "forget": _forget,
     "audit": _audit,
     "report": _report,

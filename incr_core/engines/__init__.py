@@ -8,5 +8,20 @@ from incr_core.engines._base import Engine
 from incr_core.engines._commit import Commit, Saving
 from incr_core.engines._local import LocalEngine
 from incr_core.engines._named import ENGINES, at_owner, engine_named
+from incr_core.engines._tuner import Outcome, Report, Trial, Tuner
 
-__all__ = ["ENGINES", "AtOwner", "Commit", "Engine", "LocalEngine", "Saving", "at_owner", "engine_named", "waiting"]
+__all__ = [
+    "ENGINES",
+    "AtOwner",
+    "Commit",
+    "Engine",
+    "LocalEngine",
+    "Outcome",
+    "Report",
+    "Saving",
+    "Trial",
+    "Tuner",
+    "at_owner",
+    "engine_named",
+    "waiting",
+]

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from incr_core.engines._at_owner import AtOwner
 from incr_core.engines._commit import Commit, Saving
+from incr_core.engines._tuner import Tuner
 from incr_core.errors import JobError
 from incr_core.numerics import all_finite, settle_arithmetic
 from incr_core.rounds import Arrival, Comparison, Orders, Round
@@ -56,6 +57,9 @@ class Engine:
 
     at_owner: ClassVar[AtOwner | None] = None
     """Operations of data owners on their own hosts; None if no participant is a client."""
+
+    tuner: ClassVar[Tuner | None] = None
+    """Learns several trials of a job at the same time, each in one process; None if the engine cannot."""
 
     def __init__(self, job: Job, directory: Path) -> None:
         # Merging updates must round exactly as computing them does.

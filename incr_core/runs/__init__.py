@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from incr_core.runs._status import Status
     from incr_core.runs._stop import stop
     from incr_core.runs._summary import Summary
+    from incr_core.runs._tuning import Tuned, tune
     from incr_core.runs._version import Version
     from incr_core.runs._version_record import VersionRecord
 else:
@@ -37,6 +38,7 @@ __all__ = [
     "Run",
     "Status",
     "Summary",
+    "Tuned",
     "Version",
     "VersionRecord",
     "change",
@@ -58,6 +60,7 @@ __all__ = [
     "rows_where",
     "run",
     "stop",
+    "tune",
     "user_and_item",
     "with_columns",
 ]
