@@ -73,6 +73,7 @@ def test_the_best_trial_is_a_job_that_runs_to_its_metric(job: Path, capsys: pyte
         tune(job, space, out, trials=5, rows=900)
 
 
+@pytest.mark.chaos  # it starts two Rays of its own
 def test_a_killed_search_continues(job: Path) -> None:
     out = job.parent / "search"
     command = [
