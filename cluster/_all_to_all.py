@@ -1,6 +1,8 @@
-"""Small weights: every replica sends all of them to every other, once, and merges everything itself.
+"""Exchange of small weights: every replica sends all of them to every other once, and merges everything itself.
 
-That takes one trip where counts, scatter and gather take three: where there is little to send, trips are what costs.
+This takes one network round trip instead of the three of counts, scatter and gather. For few bytes, round trips
+dominate
+the cost.
 """
 
 from __future__ import annotations
@@ -17,13 +19,14 @@ __all__ = ["OneMessage"]
 
 
 class OneMessage:
-    """Tensors with the count of rows before them, and room for those of all replicas.
+    """Tensors preceded by the count of rows, and buffers for those of all replicas.
 
-    going, coming: (size, bytes), what goes to each replica, the same to all, and what comes from each.
+    `going` and `coming` are (size, bytes): the message to each replica, the same for all, and the message from each.
 
-    >>> message = OneMessage({"w": torch.ones(3)}, {}, size=2)
-    >>> message.going.shape, message.nbytes
-    (torch.Size([2, 32]), 32)
+    Example:
+        >>> message = OneMessage({"w": torch.ones(3)}, {}, size=2)
+        >>> message.going.shape, message.nbytes
+        (torch.Size([2, 32]), 32)
     """
 
     def __init__(self, tensors: Weights, rules: Mapping[str, str], size: int) -> None:
@@ -39,11 +42,11 @@ class OneMessage:
         return 0 < sum(value.nbytes + ALIGNED for value in tensors.values()) * (size - 1) < spans.ALONE
 
     def write(self, tensors: Weights, rows: int) -> None:
-        """Put in what goes."""
+        """Write the tensors and the count into the outgoing message."""
         self.going[:, :8].view(torch.int64).fill_(rows)
         self.going[:, ALIGNED : ALIGNED + self.span.nbytes] = self.span.read(tensors)
 
     def read(self) -> tuple[Sequence[Weights], list[int]]:
-        """What came from each replica, by run, and its rows."""
+        """Return the tensors from each replica, by run, and the counts of rows."""
         counts: list[int] = self.coming[:, :8].contiguous().view(torch.int64).flatten().tolist()
         return [self.span.runs(row[ALIGNED:]) for row in self.coming], counts
