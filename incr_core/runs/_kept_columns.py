@@ -1,4 +1,4 @@
-"""Columns of the rows themselves beside their predictions, so that it can be told which is whose."""
+"""Columns of the rows beside their predictions, to identify each prediction."""
 
 from __future__ import annotations
 
