@@ -34,7 +34,7 @@ log = logging.getLogger("mkdocs.plugins.docs_site")
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     """Add the repository files that the site shows, and the generated pages in the navigation."""
-    for pattern in (*SHOWN, "examples/*/*.yaml"):
+    for pattern in (*SHOWN, "examples/*/*.yaml", "examples/*/*.ipynb"):
         for path in sorted(ROOT.glob(pattern)):
             place = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, PROJECT + place, abs_src_path=str(path)))
