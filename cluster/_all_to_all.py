@@ -1,8 +1,7 @@
 """Exchange of small weights: every replica sends all of them to every other once, and merges everything itself.
 
 This takes one network round trip instead of the three of counts, scatter and gather. For few bytes, round trips
-dominate
-the cost.
+dominate the cost.
 """
 
 from __future__ import annotations

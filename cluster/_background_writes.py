@@ -65,8 +65,7 @@ class StateWriter:
         """Wait until nothing is being written. Raises the error of a write that failed.
 
         While the writing thread makes progress, this thread reports that it is alive. After a long time without
-        progress it
-        stops, so the monitor of its heartbeat counts it as stuck.
+        progress it stops, so the monitor of its heartbeat counts it as stuck.
         """
         thread, self._thread = self._thread, None
         moved, spent = time.monotonic(), self._spent()

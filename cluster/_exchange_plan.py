@@ -1,8 +1,7 @@
 """Messages between replicas: spans of a flat layout, in waves of one share for each replica.
 
 Small tensors of one rule and type are adjacent in memory, so the work does not grow with their number. Large tensors
-are
-sent from their own memory. Waves are small, so data is still in the processor's cache when it is sent, merged or
+are sent from their own memory. Waves are small, so data is still in the processor's cache when it is sent, merged or
 written. The memory for three waves does not grow with the model.
 """
 

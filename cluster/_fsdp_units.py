@@ -28,9 +28,8 @@ def units_of(model: nn.Module) -> list[nn.Module]:
     """Return the units to gather one at a time, inner units first; the last one is the model.
 
     The units are the layers of every `nn.ModuleList`, each once. A layer that shares a parameter with a module outside
-    of
-    it is no unit, because FSDP keeps a shared parameter single only within a unit. Modules whose trainable parameters
-    have another type than the rest of their unit are separate units.
+    of it is no unit, because FSDP keeps a shared parameter single only within a unit. Modules whose trainable
+    parameters have another type than the rest of their unit are separate units.
 
     Raises:
         JobError: A module needs a separate unit and cannot be one.

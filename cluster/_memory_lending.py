@@ -1,8 +1,7 @@
 """Lending of remembered rows between workers: offered when an increment begins, and fetched by a thread.
 
 The rows are transferred as rows of readers are (`_peer_transfer`): through memory on one host, over a socket between
-two.
-Unlike rows of the stream, they exist only at the lender. If they do not arrive, the lender counts as lost and the
+two. Unlike rows of the stream, they exist only at the lender. If they do not arrive, the lender counts as lost and the
 generation ends.
 """
 

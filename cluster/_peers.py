@@ -52,8 +52,7 @@ class Peers:
         first.
 
         Each worker reports once to the store, and the last one reports that all are there. The cost for a worker is
-        constant,
-        and the cost for the store is linear in the number of workers.
+        constant, and the cost for the store is linear in the number of workers.
         """
         place = f"met/{self.generation}/{what}"
         if self.store.add(place, 1) == count:

@@ -53,8 +53,7 @@ class WorkerCalls:
     """Workers by rank, and calls to all of them.
 
     If one worker is lost, its replica is lost: the shards of a replica need one another. A call then raises WorkerLost
-    after
-    all other workers have ended their work.
+    after all other workers have ended their work.
 
     Args:
         actors: Where the workers run.
@@ -231,8 +230,7 @@ class WorkerCalls:
         """Raise a worker's error if another worker in its place would raise it again.
 
         This holds for an error that all workers raise at once, an error that recurs after a replacement, and every
-        error of incr
-        other than EngineError.
+        error of incr other than EngineError.
         """
         for cause in raised.values():
             if isinstance(cause, IncrError):

@@ -25,8 +25,7 @@ class Received(NamedTuple):
     Args:
         steps: Optimiser steps that it will take.
         origins: From the first replica, names of the stream's fragments after the `known` first ones, which it has
-            reported
-            before. The other replicas have the same.
+            reported before. The other replicas have the same.
     """
 
     arrival: Arrival

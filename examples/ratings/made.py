@@ -13,8 +13,7 @@ def days(count: int = 60, rows: int = 300) -> Iterator[dict[str, np.ndarray]]:
     """Yield a table a day: user, film, stars, and 1 for a film that the user chose.
 
     A user has a level and a taste. A film has a level, a taste and a popularity. Users choose films that suit their
-    taste.
-    They are numbered in the order in which they join.
+    taste. They are numbered in the order in which they join.
     """
     draw = np.random.default_rng(0)
     level, quality = draw.normal(0, 0.4, USERS), draw.normal(0, 0.5, FILMS)

@@ -115,8 +115,7 @@ def replay(
     """Request predictions of the flights of some days and send their labels, each when its time has come.
 
     Labels known by midnight are learned by the version that answers on the next day. The server writes them when the
-    first
-    label of that day arrives.
+    first label of that day arrives.
 
     Args:
         learned: Rows that are learned before the first day.

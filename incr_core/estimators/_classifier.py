@@ -25,8 +25,7 @@ class IncrementalClassifier(ClassifierMixin, Incremental):  # type: ignore[misc]
     Args:
         hidden: Widths of the hidden layers; none gives a linear model.
         strategies: Names ("replay"), names with arguments ({"name": "replay", "capacity": 500}), or `Strategy` objects,
-            of
-            which each fit takes a copy.
+            of which each fit takes a copy.
         optimizer: A name, or all arguments, {"name": "sgd", "lr": 0.1}.
         lr: Learning rate, if the optimizer is given by name.
         batch_size: Rows of a step.

@@ -17,8 +17,7 @@ def difference(path: str | Path, one: int, other: int) -> dict[str, Any]:
 
     Returns:
         weights: For each weight, the largest change of an entry, and the norm of the change relative to the weight's
-            norm.
-            None if one of the two versions no longer has its weights.
+            norm. None if one of the two versions no longer has its weights.
         metrics: Prequential metrics up to each version, (then, now).
         rows: Rows learned after the first version and up to the second.
         lineage: For each version, its preceding versions, newest first.

@@ -41,27 +41,19 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
     """Delete rows from everything that a run keeps of rows, and record that they must not be read again.
 
     The call deletes the rows in the memories of strategies, with the data kept beside them (DER's answers); rows kept
-    for
-    consolidation, for the comparison of versions, or to be learned later; predictions without a label yet; and values
-    in the
-    quarantine. It does so in the states of all participants and in the run's baselines. Reviews skip the rows from then
-    on.
+    for consolidation, for the comparison of versions, or to be learned later; predictions without a label yet; and
+    values in the quarantine. It does so in the states of all participants and in the run's baselines. Reviews skip the
+    rows from then on.
 
     Values derived from rows stay: weights, class means, rates, metrics and sums. The exception is the sums of a
-    closed-form
-    head, from which rows are subtracted if their files can be read. The run continues as one whose memories never drew
-    the
-    rows.
+    closed-form head, from which rows are subtracted if their files can be read. The run continues as one whose memories
+    never drew the rows.
 
     Every state and quarantine is read before anything changes. The call fails at that point if one is damaged, if the
-    run or
-    a baseline is being written, or if one of them has a memory of prototypes, from which no row can be removed. At the
-    end
-    everything is read back from disk, and a row that remains is an error. After a kill the run does not continue until
-    the
-    same call, or one with the rows in DIR/erasing.parquet, has finished; that call counts its own deletions. Rows that
-    were
-    erased earlier and learned since, when their labels arrived, are deleted again.
+    run or a baseline is being written, or if one of them has a memory of prototypes, from which no row can be removed.
+    At the end everything is read back from disk, and a row that remains is an error. After a kill the run does not
+    continue until the same call, or one with the rows in DIR/erasing.parquet, has finished; that call counts its own
+    deletions. Rows that were erased earlier and learned since, when their labels arrived, are deleted again.
 
     Args:
         directory: The run directory.
@@ -70,15 +62,13 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
 
     Returns:
         Counts. `rows`: requested. `learned`: those learned, in the versions `versions`. `subtracted`: those now
-            subtracted
-        from the sums of a closed-form head. `summed`: those that remain in such sums, with the reason `summed_because`.
-        `remembered` in memories, `kept` for consolidation, `waiting` to be learned, `predicted` without a label yet and
-        `compared` on: those deleted from the newest states. `quarantined`: in the quarantine. `dropped`: by limits.
-        `unknown`: in no known file. `states`: states of participants, including those of baselines, that were read back
-        and hold none of the rows. `elsewhere`: participants that keep their states on their own disks, where nothing is
-        deleted. `outcomes`: versions with the past outcomes from which rates are computed (history.arrow: time, hashed
-            keys
-        and label of a row). Outcomes stay, and expire with the windows of the rates.
+        subtracted from the sums of a closed-form head. `summed`: those that remain in such sums, with the reason
+        `summed_because`. `remembered` in memories, `kept` for consolidation, `waiting` to be learned, `predicted`
+        without a label yet and `compared` on: those deleted from the newest states. `quarantined`: in the quarantine.
+        `dropped`: by limits. `unknown`: in no known file. `states`: states of participants, including those of
+        baselines, that were read back and hold none of the rows. `elsewhere`: participants that keep their states on
+        their own disks, where nothing is deleted. `outcomes`: versions with the past outcomes from which rates are
+        computed (history.arrow: time, hashed keys and label of a row). Outcomes stay, and expire with the windows of the rates.
 
     Raises:
         ArgumentError: The addresses are invalid.

@@ -54,31 +54,23 @@ def open_run(
     """Open the run of these objects in the directory `out`, new or existing. `.run()` learns or continues.
 
     Objects stay in memory. On disk, `job.toml` describes them in words. To continue such a run or to predict with it,
-    call
-    `open_run` with the same objects again; a RunDirectoryError reports differences. An object that has a name in job
-    files
-    is written by its name, and a run of such objects alone needs no Python code later.
+    call `open_run` with the same objects again; a RunDirectoryError reports differences. An object that has a name in
+    job files is written by its name, and a run of such objects alone needs no Python code later.
 
     Args:
         out: The run directory.
         stream: A table of Arrow or pandas, a dict of arrays, a list of tables, each a part of the stream in its order,
-            a
-            torch DataLoader of (inputs, targets) with a fixed order, a function that returns an iterable of these, or
-            the
-            path of files. To continue a run, pass the same tables, followed by the new ones.
+            a torch DataLoader of (inputs, targets) with a fixed order, a function that returns an iterable of these, or
+            the path of files. To continue a run, pass the same tables, followed by the new ones.
         label: The column to predict. For a DataLoader, a name for its targets.
         model: A module's class or a function that creates one, with weights drawn from `seed`; a module, which is
-            copied
-            with its weights; the keys of [model], of which `factory` may be such an object too, with its `arguments`;
-            or
-            None for the built-in network. A parameter `shape` receives the `TableShape` of the rows.
+            copied with its weights; the keys of [model], of which `factory` may be such an object too, with its
+            `arguments`; or None for the built-in network. A parameter `shape` receives the `TableShape` of the rows.
         objective: A name, a class, or an instance, which is recorded as its class and arguments.
         strategies: As for `objective`.
         keys: Keys of the sections [stream], [features] and [learner], and `hidden`, `embedding`, `dropout` of the
-            built-in
-            network, by their own names (`every`, `numeric`, `batch_size`, `seed`). Other sections are given whole, as
-            in a
-            job file (`publish={"every": 10}`).
+            built-in network, by their own names (`every`, `numeric`, `batch_size`, `seed`). Other sections are given
+            whole, as in a job file (`publish={"every": 10}`).
 
     Example:
         >>> import tempfile, torch

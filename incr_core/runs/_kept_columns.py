@@ -15,7 +15,7 @@ __all__ = ["with_columns"]
 
 
 def with_columns(answers: pa.Table, rows: str | Path | Any, keep: Sequence[str], format: str | None) -> pa.Table:
-    """Answers with some columns of the rows behind `row`, of a file (of this format, where its name tells none) or a
+    """Answers with some columns of the rows behind `row`, of a file (of this format, if its name has none) or a
     table.
 
     Raises StreamError where the rows have no such column, ArgumentError where answers have one.

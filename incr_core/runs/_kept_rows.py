@@ -18,8 +18,7 @@ __all__ = ["KEPT", "delete_rows", "is_participants", "memories_of", "rows_kept"]
 
 KEPT = ("remembered", "kept", "waiting", "predicted", "compared")
 """Places of rows in a state: memories, rows for consolidation, rows to be learned, predictions without a label yet,
-rows
-for the comparison of versions."""
+rows for the comparison of versions."""
 
 Memories = Mapping[str, Memory]
 """The memories of a job's strategies, by their names in a learner's state."""

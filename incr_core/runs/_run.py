@@ -136,8 +136,8 @@ class Run:
         change.
 
         The version must be one of the newest that keep their state (`publish.states`, by default 2). The rows are
-        pending again,
-        or set aside with `drop`. The process that learns, if there is one, makes this change and the ones below.
+        pending again, or set aside with `drop`. The process that learns, if there is one, makes this change and the
+        ones below.
         """
         return change(self.path, "rollback", version, drop=drop)
 

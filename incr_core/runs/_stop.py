@@ -23,13 +23,11 @@ def stop(path: str | Path, timeout: float = 600.0) -> int | None:
     """End a run, or its current baseline, after an increment, with a commit; return the run's version.
 
     A process on this host receives a signal too, because it may wait for data. A detached run ends even while its
-    process
-    is being replaced.
+    process is being replaced.
 
     Raises:
         RunDirectoryError: The run is not being learned, or it has not ended within `timeout` seconds. In the second
-            case
-            the request remains.
+            case the request remains.
     """
     directory = RunDirectory.open(path)
     found = going_on(directory.path)

@@ -36,20 +36,16 @@ def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: State
     """Subtract the learned ones of these rows from the sums in all saved states of a run's participants.
 
     The rows are read again from the stream's files, and their features are computed with each version's weights.
-    Subtracted
-    rows are recorded with the state, and at the end in DIR/erased/sums.parquet. So no row is subtracted twice, after a
-    kill
-    or on a repeated request.
+    Subtracted rows are recorded with the state, and at the end in DIR/erased/sums.parquet. So no row is subtracted
+    twice, after a kill or on a repeated request.
 
     Args:
         states: Folder, state and manifest of each.
 
     Returns:
         `subtracted`: Rows subtracted now. `summed`: Rows that remain. `summed_because`: The reason: their files are
-            gone or
-        have changed, the sums decay, as those of parallel experts do, a server has its own sums, or the job has rates.
-        The
-        counts are 0 and the reason is empty for a job without sums.
+        gone or have changed, the sums decay, as those of parallel experts do, a server has its own sums, or the job has
+        rates. The counts are 0 and the reason is empty for a job without sums.
     """
     strategies, latest = job.strategies(), run.latest()
     place = next((place for place, one in enumerate(strategies) if isinstance(one, Ridge)), None)

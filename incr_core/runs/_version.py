@@ -58,14 +58,12 @@ class Version:
         """Load a version of a run, by default the champion. Every byte is verified.
 
         The files that it learned from may be gone. They are read only if neither job nor manifest gives the length of
-        lists, as
-        in old runs.
+        lists, as in old runs.
 
         Args:
             job: The job. Default: the job that the directory holds.
             client: Client whose own weights to load, if a federated run leaves some weights with each client: its name
-                in a
-                simulation, or an owner's file CLIENT.toml.
+                in a simulation, or an owner's file CLIENT.toml.
 
         Raises:
             RunDirectoryError: There is no run.
@@ -151,8 +149,7 @@ class Version:
         user.
 
         Columns: the item's column, and `score`, `value` or `probability`. Items and the user's seen items are read from
-        the run's
-        stream, or from `rows`. See `docs/job.md`, ids.
+        the run's stream, or from `rows`. See `docs/job.md`, ids.
         """
         return recommended(self, user, k, with_seen=with_seen, rows=rows)[0]
 
