@@ -68,7 +68,8 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
         `dropped`: by limits. `unknown`: in no known file. `states`: states of participants, including those of
         baselines, that were read back and hold none of the rows. `elsewhere`: participants that keep their states on
         their own disks, where nothing is deleted. `outcomes`: versions with the past outcomes from which rates are
-        computed (history.arrow: time, hashed keys and label of a row). Outcomes stay, and expire with the windows of the rates.
+        computed (history.arrow: time, hashed keys and label of a row). Outcomes stay, and expire with the windows of
+        the rates.
 
     Raises:
         ArgumentError: The addresses are invalid.
