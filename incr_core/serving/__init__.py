@@ -10,8 +10,10 @@ from incr_core.serving._feedback import Feedback
 from incr_core.serving._guard import Guard
 from incr_core.serving._http import BoundedHttp
 from incr_core.serving._journal import Journal, JournalledRow, Kept
+from incr_core.serving._journals import is_postgres, open_journal
 from incr_core.serving._request import Column, RequestError, table_of
 from incr_core.serving._shadow import Shadow
+from incr_core.serving._sqlite_journal import SqliteJournal
 
 __all__ = [
     "MAX_BYTES",
@@ -29,7 +31,10 @@ __all__ = [
     "Question",
     "RequestError",
     "Shadow",
+    "SqliteJournal",
     "ask",
     "erase_in_journal",
+    "is_postgres",
+    "open_journal",
     "table_of",
 ]

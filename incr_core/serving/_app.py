@@ -73,7 +73,7 @@ class App:
         threads = champion.current.version.job.learner.threads
         self._pool = ThreadPoolExecutor(1, "asked", initializer=settle_arithmetic, initargs=(threads,))
         self._joiner = ThreadPoolExecutor(1, "feedback")
-        self.batches = Batches(self._pool, self._keep)
+        self.batches = Batches(self._pool, self._keep, remote=feedback is not None and feedback.journal.remote)
         self._paths: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._page},
             "/predict": {"POST": self._predict},
