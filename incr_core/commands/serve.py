@@ -6,15 +6,30 @@ import os
 import socket
 import ssl
 import sys
+from contextlib import ExitStack
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
 from uvicorn import Config, Server
 
-from incr_core.errors import ArgumentError
-from incr_core.serving import MAX_BYTES, MAX_ROWS, App, BoundedHttp, Champion, Feedback, Guard, Journal, Shadow
+from incr_core.commands._workers import Ready, run_workers
+from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
+from incr_core.serving import (
+    MAX_BYTES,
+    MAX_ROWS,
+    App,
+    Board,
+    BoundedHttp,
+    Champion,
+    Feedback,
+    Guard,
+    Shadow,
+    is_postgres,
+    open_journal,
+)
 from incr_core.shown import shown
+from incr_core.storage import Lock, storage
 
 __all__ = ["Serving", "serve"]
 
@@ -26,8 +41,11 @@ TOKEN = "INCR_TOKEN"
 class Serving:
     """How a champion is served; each as the option of `incr serve` of its name.
 
-    journal: the folder in which predictions are kept; None: they are not. labelled: where rows are written to whose
-    labels have come; None: `labelled` in the journal's folder. shadow: a version that is asked beside the champion.
+    Attributes:
+        journal: Folder, or address of a PostgreSQL, in which predictions are kept. None keeps none.
+        labelled: Folder for rows whose labels have arrived. None: `labelled` in the folder of the journal.
+        shadow: A version that is asked beside the champion.
+        workers: Number of processes that answer.
     """
 
     host: str = "127.0.0.1"
@@ -44,10 +62,11 @@ class Serving:
     join_every: float = 60.0
     keep: int = 1_000_000
     shadow: str | None = None
+    workers: int = 1
 
     def check(self) -> None:
         """Raise ArgumentError where a limit is below what it may be, or options do not go together."""
-        least = {"max_bytes": 1, "max_rows": 1, "concurrency": 1, "keep": 1}
+        least = {"max_bytes": 1, "max_rows": 1, "concurrency": 1, "keep": 1, "workers": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
                 raise ArgumentError(f"--{name.replace('_', '-')}: expected at least {value}, got {getattr(self, name)}")
@@ -59,6 +78,10 @@ class Serving:
         if self.labelled is not None and self.journal is None:
             raise ArgumentError(
                 "--labelled: expected a --journal too, without which no label is known; name its folder"
+            )
+        if self.journal is not None and is_postgres(self.journal) and self.labelled is None:
+            raise ArgumentError(
+                "--journal: expected --labelled FOLDER with a PostgreSQL, which has no folder; name one"
             )
 
     def token(self) -> str | None:
@@ -79,10 +102,22 @@ class Serving:
         """What keeps predictions and takes labels."""
         if self.journal is None:
             return None
-        folder = Path(self.journal)
-        journal = Journal(folder, most=self.keep)
-        labelled = folder / "labelled" if self.labelled is None else Path(self.labelled)
+        journal = open_journal(self.journal, most=self.keep)
+        labelled = Path(self.journal) / "labelled" if self.labelled is None else Path(self.labelled)
         return Feedback(journal, champion.current.version.job, labelled, self.join_every)
+
+    def claim(self) -> Lock | None:
+        """Take the lock of the folder of a journal, which one server has at a time; its workers share it."""
+        if self.journal is None or is_postgres(self.journal):
+            return None
+        lock = Lock(Path(self.journal) / ".lock")
+        with storage(lock.path.parent):
+            lock.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.take()
+        except RunDirectoryError:
+            raise StorageError(f"{self.journal}: is the journal of another server; end that, or name another") from None
+        return lock
 
 
 def serve(directory: str | Path, options: Serving | None = None) -> None:
@@ -90,10 +125,44 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
     options = options or Serving()
     options.check()
     token = options.token()
+    lock = options.claim()
+    host, port = options.host, options.port
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        raise ArgumentError(f"--port {port}: cannot be opened on {host}: {error.strerror}; choose another") from error
+    board = Board(options.workers)
+
+    def begun(number: int) -> None:
+        if token is None and not _is_loopback(listening.getsockname()[0]):
+            print(f"incr: whoever reaches {host} may ask; --token-file says who may", file=sys.stderr)
+        scheme = "http" if options.tls_cert is None else "https"
+        address = f"{scheme}://{host}:{listening.getsockname()[1]}"
+        print(f"serving {shown(directory)}, version {number}, on {address}", flush=True)
+
+    def work(place: int, ready: Ready) -> None:
+        _answer(
+            directory,
+            options,
+            listening,
+            Guard(token, options.rate, options.concurrency, board=board, worker=place),
+            ready,
+        )
+
+    with listening, ExitStack() as left:
+        if lock is not None:
+            left.callback(lock.release)
+        if options.workers == 1:
+            work(0, begun)
+        else:
+            run_workers(options.workers, work, begun=begun, replaced=board.replace)
+
+
+def _answer(directory: str | Path, options: Serving, listening: socket.socket, guard: Guard, ready: Ready) -> None:
+    """Answer as one worker."""
     champion = Champion(directory)
     shadow = None if options.shadow is None else Shadow(directory, options.shadow)
     feedback = options.feedback(champion)
-    guard = Guard(token, options.rate, options.concurrency)
     app = App(
         champion,
         max_bytes=options.max_bytes,
@@ -102,7 +171,6 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
         guard=guard,
         shadow=shadow,
     )
-    host, port = options.host, options.port
     config = Config(
         app,
         log_level="warning",
@@ -119,21 +187,11 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
         raise ArgumentError(
             f"--tls-cert {options.tls_cert}: cannot be used: {error}; name a certificate and its key"
         ) from None
-    try:
-        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        raise ArgumentError(f"--port {port}: cannot be opened on {host}: {error.strerror}; choose another") from error
-    with listening:
-        bound = listening.getsockname()[1]
-        champion.follow()
-        if feedback is not None:
-            feedback.start()
-        if token is None and not _is_loopback(listening.getsockname()[0]):
-            print(f"incr: whoever reaches {host} may ask; --token-file says who may", file=sys.stderr)
-        scheme = "http" if options.tls_cert is None else "https"
-        number = champion.look().number
-        print(f"serving {shown(directory)}, version {number}, on {scheme}://{host}:{bound}", flush=True)
-        Server(config).run(sockets=[listening])
+    champion.follow()
+    if feedback is not None:
+        feedback.start()
+    ready(champion.look().number)
+    Server(config).run(sockets=[listening])
 
 
 def _is_loopback(address: str) -> bool:

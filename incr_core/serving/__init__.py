@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from incr_core.serving._app import MAX_BYTES, MAX_ROWS, App
 from incr_core.serving._asked import Asked, Question, ask
+from incr_core.serving._board import Board
 from incr_core.serving._champion import Champion
 from incr_core.serving._erase import erase_in_journal
 from incr_core.serving._feedback import Feedback
@@ -20,6 +21,7 @@ __all__ = [
     "MAX_ROWS",
     "App",
     "Asked",
+    "Board",
     "BoundedHttp",
     "Champion",
     "Column",

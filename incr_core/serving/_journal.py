@@ -189,7 +189,9 @@ class Journal(ABC):
             due = execute("SELECT number, first, stop FROM files WHERE NOT done ORDER BY number").fetchall()
         for number, first, stop in due:
             with self._reading() as execute:
-                found = execute(f"{_JOINED} WHERE place >= ? AND place < ? AND row IS NOT NULL ORDER BY place", [first, stop])
+                found = execute(
+                    f"{_JOINED} WHERE place >= ? AND place < ? AND row IS NOT NULL ORDER BY place", [first, stop]
+                )
                 rows = found.fetchall()
             yield number, [_labelled_row(*one) for _, *one in rows]
 

@@ -38,8 +38,8 @@ NEWEST = 1000
 class PostgresJournal(Journal):
     """The journal in the schema `incr` of a database. Predictions and labels are on its disk when they are answered.
 
-    Numbers come from a sequence. A transaction that fails, or a crash of the database, leaves numbers unused, and `kept`
-    counts them as predictions.
+    Numbers come from a sequence. A transaction that fails, or a crash of the database, leaves numbers unused, which
+    `kept` counts as predictions.
 
     Args:
         address: `postgresql://USER@HOST/DATABASE`.
@@ -52,9 +52,7 @@ class PostgresJournal(Journal):
 
     remote = True
 
-    def __init__(
-        self, address: str, *, most: int = 1_000_000, most_bytes: int = 2 << 30, create: bool = True
-    ) -> None:
+    def __init__(self, address: str, *, most: int = 1_000_000, most_bytes: int = 2 << 30, create: bool = True) -> None:
         super().__init__(most, most_bytes)
         self._shown = shown_address(address)
         self._leads = False
@@ -122,7 +120,7 @@ class PostgresJournal(Journal):
 
     @contextmanager
     def erasing(self) -> Iterator[Execute]:
-        """Return a transaction that excludes all writers; afterwards the tables are rewritten without what it deleted."""
+        """Return a transaction that excludes all writers; afterwards it rewrites the tables."""
         with self._erasing.session() as session, ExitStack() as ended:
             ended.callback(self._erasing.close)
             session.execute("SET statement_timeout = 0")

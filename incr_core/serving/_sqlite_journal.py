@@ -56,9 +56,7 @@ class SqliteJournal(Journal):
         >>> journal.close(); folder.cleanup()
     """
 
-    def __init__(
-        self, folder: Path, *, most: int = 1_000_000, most_bytes: int = 2 << 30, create: bool = True
-    ) -> None:
+    def __init__(self, folder: Path, *, most: int = 1_000_000, most_bytes: int = 2 << 30, create: bool = True) -> None:
         """Open the journal.
 
         Raises:
@@ -176,7 +174,9 @@ class SqliteJournal(Journal):
             # Rows are in the write-ahead log too, until it is moved into the file and truncated.
             [busy, _, _] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
-                raise StorageError(f"{self._path}: expected to truncate its log of writes, but a process reads it; try again")
+                raise StorageError(
+                    f"{self._path}: expected to truncate its log of writes, but a process reads it; try again"
+                )
 
     def close(self) -> None:
         """Close the file, and let another process lead."""
@@ -188,7 +188,8 @@ class SqliteJournal(Journal):
 
 
 _NEXT = """
-SELECT 1 + coalesce((SELECT max(number) FROM predictions), (SELECT CAST(value AS INTEGER) FROM facts WHERE name = 'floor'))
+SELECT 1 + coalesce(
+    (SELECT max(number) FROM predictions), (SELECT CAST(value AS INTEGER) FROM facts WHERE name = 'floor'))
 """
 
 _SIZES = ("page_count", "freelist_count", "page_size")

@@ -65,7 +65,7 @@ def test_a_rate_lets_a_second_s_worth_through_at_once_and_probes_always(champion
     assert asking.get("/health")[0] == 200
     now = 0.5
     assert [asking.post(BODY)[0] for _ in range(2)] == [200, 429]
-    assert guard.inside == 0
+    assert guard.board.inside == 0
     asking.close()
 
 

@@ -1,4 +1,4 @@
-"""The journal, in SQLite and in PostgreSQL: what is acknowledged outlives a kill, once, and what is dropped is counted."""
+"""The journal, in SQLite and in PostgreSQL: what is acknowledged outlives a kill, and what is dropped is counted."""
 
 from __future__ import annotations
 
