@@ -109,6 +109,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     serve.add_argument("directory", metavar="DIR")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    serve.add_argument("--on", default="local", metavar="ENGINE", help="local, or cluster: Ray Serve (default: local)")
     serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     serve.add_argument("--max-bytes", type=int, default=8_000_000, metavar="N", help="of a request (default: 8000000)")
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")

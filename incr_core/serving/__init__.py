@@ -12,6 +12,7 @@ from incr_core.serving._guard import Guard
 from incr_core.serving._http import BoundedHttp
 from incr_core.serving._journal import Journal, JournalledRow, Kept
 from incr_core.serving._journals import is_postgres, open_journal
+from incr_core.serving._options import Serving, application
 from incr_core.serving._request import Column, RequestError, table_of
 from incr_core.serving._shadow import Shadow
 from incr_core.serving._sqlite_journal import SqliteJournal
@@ -32,8 +33,10 @@ __all__ = [
     "Kept",
     "Question",
     "RequestError",
+    "Serving",
     "Shadow",
     "SqliteJournal",
+    "application",
     "ask",
     "erase_in_journal",
     "is_postgres",

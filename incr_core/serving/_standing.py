@@ -72,7 +72,7 @@ def standing(app: App) -> dict[str, Any]:
     shown = [answer for one in workers.values() for answer in one["shown"]]
     feedback = None
     if app.feedback is not None:
-        counts = {labels["outcome"]: count for labels, count in counters["incr_feedback_total"]}
+        counts = {str(labels["outcome"]): count for labels, count in counters["incr_feedback_total"]}
         kept = _kept(app)
         feedback = {**({} if kept is None else asdict(kept)), **counts, "fault": app.feedback.fault}
     return {
@@ -82,7 +82,7 @@ def standing(app: App) -> dict[str, Any]:
         "swaps": max(one["swaps"] for one in workers.values()),
         "workers": app.board.workers,
         "requests": sum(count for _, count in requests),
-        "refusals": sum(count for labels, count in requests if labels["status"] >= 400),
+        "refusals": sum(count for labels, count in requests if int(str(labels["status"])) >= 400),
         "rows": counters["incr_rows_total"][0][1],
         "seconds": {name: quantile(latencies, share) for name, share in (("p50", 0.5), ("p99", 0.99))},
         "feedback": feedback,
