@@ -81,7 +81,7 @@ class Engine:
 
     @classmethod
     def serve(cls, directory: str, options: Mapping[str, Any]) -> None:
-        """Answer over HTTP with the champion of a run where this engine's workers run, until told to stop.
+        """Answer over HTTP with the champion of a run where this engine's workers run, until asked to stop.
 
         Args:
             directory: The run directory.
