@@ -124,20 +124,20 @@ def _working(place: int, work: Work, pipe: int) -> int:
 
 def _reported(place: _Place) -> int | None:
     """The version with which a new worker answers; None if this process is asked to end meanwhile."""
-    told = b""
+    report = b""
     while True:
         if select.select([place.pipe], [], [], 0.1)[0]:
             more = os.read(place.pipe, 65_536)
             if not more:
                 break
-            told += more
+            report += more
         elif _is_asked_to_end():
             return None
     os.close(place.pipe)
     place.pipe = -1
-    if not told:
+    if not report:
         raise IncrError("--workers: a worker ended before it could answer; its own message is above")
-    document = json.loads(told)
+    document = json.loads(report)
     if "error" in document:
         raise (ArgumentError if document["exit_code"] == ArgumentError.exit_code else IncrError)(document["error"])
     return int(document["version"])
@@ -160,10 +160,10 @@ def _watch(places: list[_Place], work: Work, mask: set[signal.Signals | int], re
         if found is not None and found.si_signo != signal.SIGCHLD:
             return found.si_signo
         for place in reporting:
-            _hear(place)
+            _read_report(place)
         for number, place in enumerate(places):
             if place.pid and os.waitpid(place.pid, os.WNOHANG)[0]:
-                _hear(place)
+                _read_report(place)
                 place.pid = 0
                 print(f"incr: worker {number} has ended and is replaced", file=sys.stderr, flush=True)
                 replaced(number)
@@ -171,7 +171,7 @@ def _watch(places: list[_Place], work: Work, mask: set[signal.Signals | int], re
                 place.delay = min(2 * place.delay, SLOWEST)
 
 
-def _hear(place: _Place) -> None:
+def _read_report(place: _Place) -> None:
     """Read what a worker that was started again has reported, if it has."""
     if place.pipe < 0 or not select.select([place.pipe], [], [], 0)[0]:
         return

@@ -41,8 +41,8 @@ MAX_ROWS = 10_000
 SMALL = 65_536
 """Bytes of a body that the event loop itself reads; larger ones are read by a thread, one at a time."""
 
-TELL = 1.0
-"""Seconds between two tellings of a worker to the others."""
+PUBLISH = 1.0
+"""Seconds after which a worker publishes its counts again."""
 
 Handler = Callable[[Scope, Receive], Awaitable[Reply]]
 
@@ -73,8 +73,8 @@ class App:
         self.max_bytes, self.max_rows = max_bytes, max_rows
         self.guard = guard or Guard()
         self.board, self.worker = self.guard.board, self.guard.worker
-        self.before = self.board.told(self.worker)
-        """What the workers before this one, at its place, have counted."""
+        self.before = self.board.published(self.worker)
+        """The counts of the workers before this one at its place."""
         self.metrics = Metrics()
         threads = champion.current.version.job.learner.threads
         self._pool = ThreadPoolExecutor(1, "asked", initializer=settle_arithmetic, initargs=(threads,))
@@ -115,21 +115,21 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Begin and end with the server, while nobody asks."""
-        telling = asyncio.create_task(self._tell())
+        publishing = asyncio.create_task(self._publish())
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
-                telling.cancel()
+                publishing.cancel()
                 await asyncio.get_running_loop().run_in_executor(None, self.close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
             await send({"type": "lifespan.startup.complete"})
 
-    async def _tell(self) -> None:
-        """Tell the other workers of a server, if there are some, what this one has counted."""
+    async def _publish(self) -> None:
+        """Publish the counts of this worker to the other workers of a server."""
         while self.board.workers > 1:
-            self.board.tell(self.worker, counted(self))
-            await asyncio.sleep(TELL)
+            self.board.publish(self.worker, counted(self))
+            await asyncio.sleep(PUBLISH)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Reply:
         methods = self._paths.get(path)

@@ -1,4 +1,4 @@
-"""Memory that the workers of a server share: requests under way, the rate, and what each worker has counted.
+"""Memory that the workers of a server share: requests under way, the rate, and the counts of each worker.
 
 The parent makes it before it forks. Each place is written by one worker, except for the rate, which has a lock that the
 kernel releases when its holder is killed.
@@ -12,6 +12,7 @@ import mmap
 import os
 import struct
 import tempfile
+import threading
 import weakref
 import zlib
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 __all__ = ["Board"]
 
 ROOM = 1 << 18
-"""Bytes for what one worker tells."""
+"""Bytes for what one worker publishes."""
 
 HEAD = struct.Struct("=QII")
 """Number, length and checksum of what follows."""
@@ -41,7 +42,7 @@ class Board:
         >>> board = Board(2)
         >>> board.enter(0), board.enter(1), board.inside
         (None, None, 2)
-        >>> board.tell(0, {"rows": 7}), board.told(0), board.told(1)
+        >>> board.publish(0, {"rows": 7}), board.published(0), board.published(1)
         (None, {'rows': 7}, None)
     """
 
@@ -56,6 +57,7 @@ class Board:
         self._lock, name = tempfile.mkstemp()
         os.unlink(name)
         weakref.finalize(self, os.close, self._lock)
+        self._publishing = threading.Lock()  # between the threads of a worker
 
     @property
     def inside(self) -> int:
@@ -87,22 +89,23 @@ class Board:
         return self._counts[self.workers]
 
     def replace(self, worker: int) -> None:
-        """Note that a worker has ended: its requests are no longer under way. What it has told stays."""
+        """Record that a worker has ended: its requests are no longer under way. Its counts stay."""
         self._counts[worker] = 0
         self._counts[self.workers] += 1
 
-    def tell(self, worker: int, document: dict[str, Any]) -> None:
-        """Replace what a worker tells. A worker killed in the middle leaves what it told before."""
+    def publish(self, worker: int, document: dict[str, Any]) -> None:
+        """Replace the counts of a worker. If it is killed in the middle, its earlier counts stay."""
         content = json.dumps(document).encode()
         if len(content) > ROOM - HEAD.size:
             return
-        newest, _ = self._newest(worker)
-        at = self._at(worker, newest + 1)
-        self._memory[at + HEAD.size : at + HEAD.size + len(content)] = content
-        self._memory[at : at + HEAD.size] = HEAD.pack(newest + 1, len(content), zlib.crc32(content))
+        with self._publishing:
+            newest, _ = self._newest(worker)
+            at = self._at(worker, newest + 1)
+            self._memory[at + HEAD.size : at + HEAD.size + len(content)] = content
+            self._memory[at : at + HEAD.size] = HEAD.pack(newest + 1, len(content), zlib.crc32(content))
 
-    def told(self, worker: int) -> dict[str, Any] | None:
-        """Return what a worker, or the one that it replaced, told last; None before the first."""
+    def published(self, worker: int) -> dict[str, Any] | None:
+        """Return the last counts of a worker or of the one that it replaced; None before the first."""
         _, content = self._newest(worker)
         return None if content is None else dict(json.loads(content))
 

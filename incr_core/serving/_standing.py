@@ -41,9 +41,12 @@ def counted(app: App) -> dict[str, Any]:
 
 def workers_of(app: App) -> dict[int, dict[str, Any]]:
     """Return what each worker has counted: this one until now, and the others up to a second ago."""
-    app.board.tell(app.worker, own := counted(app))
-    told = {place: app.board.told(place) for place in range(app.board.workers)}
-    return {place: one for place, one in told.items() if one is not None} | {app.worker: own}
+    own = counted(app)
+    if app.board.workers == 1:
+        return {app.worker: own}
+    app.board.publish(app.worker, own)  # what is answered once is never taken back
+    published = {place: app.board.published(place) for place in range(app.board.workers)}
+    return {place: one for place, one in published.items() if one is not None} | {app.worker: own}
 
 
 def exposition(app: App) -> bytes:

@@ -206,17 +206,17 @@ def test_what_keeps_workers_from_starting_is_told_once(
     assert "cannot be used" in capfd.readouterr().err
 
 
-def test_the_board_adds_requests_and_keeps_what_a_killed_worker_told() -> None:
+def test_the_board_adds_requests_and_keeps_the_counts_of_a_killed_worker() -> None:
     board = Board(3)
     assert [board.spend(2.0, now) for now in (0.0, 0.0, 0.0, 0.5, 0.5)] == [True, True, False, True, False]
     for worker in (0, 1, 1):
         board.enter(worker)
     board.leave(0)
     assert board.inside == 2
-    board.tell(1, {"rows": 7})
+    board.publish(1, {"rows": 7})
     board.replace(1)
-    assert (board.inside, board.replaced, board.told(1)) == (0, 1, {"rows": 7})
+    assert (board.inside, board.replaced, board.published(1)) == (0, 1, {"rows": 7})
     # A writing that was cut leaves the one before.
-    board.tell(1, {"rows": 8})
+    board.publish(1, {"rows": 8})
     board._memory[board._at(1, 2) + 20] ^= 1
-    assert board.told(1) == {"rows": 7}
+    assert board.published(1) == {"rows": 7}
