@@ -6,6 +6,7 @@ import shutil
 import sqlite3
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -203,16 +204,23 @@ def test_several_processes_share_a_journal_and_one_leads(kept_in: InFolder | InD
     # A label comes to another process than its prediction, at once from all: one of them is new.
     new = [journal.label([(name, {"label": 1}) for name in ids[:60]]) for journal in journals]
     assert new == [[True] * 60, [False] * 60, [False] * 60]
+    # Labels of different rows that arrive at the same time are all kept, at places without a gap.
+    with ThreadPoolExecutor(3) as pool:
+        accepted = [
+            pool.submit(journals[place % 3].label, [(name, {"label": 0})]) for place, name in enumerate(ids[60:])
+        ]
+    assert [one.result() for one in accepted] == [[True]] * 120
+    assert [place for place, _ in journals[2].labelled(0)] == [*range(1, 181)]
     assert [journal.lead() for journal in journals] == [True, False, False]
     with pytest.raises(StorageError, match="expected to lead this journal"):
         list(journals[1].due())
     [(number, rows)] = journals[0].due()
-    assert len(rows) == 60
+    assert len(rows) == 180
     journals[0].close()
     # The next leader has the same file to write.
     assert journals[1].lead(30)
     assert not journals[2].lead()
-    assert [(again, len(rows)) for again, rows in journals[1].due()] == [(number, 60)]
+    assert [(again, len(rows)) for again, rows in journals[1].due()] == [(number, 180)]
     journals[1].written(number)
     assert list(journals[1].due()) == []
     for journal in journals[1:]:
