@@ -11,9 +11,10 @@ from typing import Any
 import pyarrow as pa
 
 from incr_core.errors import JobError
-from incr_core.serving._journal import UNWRITTEN, Execute
+from incr_core.serving._journal import UNWRITTEN
 from incr_core.serving._journals import open_journal
 from incr_core.serving._live_rates import number_in
+from incr_core.serving._statements import Execute
 
 __all__ = ["erase_in_journal"]
 

@@ -16,38 +16,18 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from incr_core.errors import StorageError
+from incr_core.serving._statements import Execute
 
-__all__ = ["UNWRITTEN", "Cursor", "Execute", "Journal", "JournalledRow", "Kept", "as_text", "issued_number"]
+__all__ = ["UNWRITTEN", "Journal", "JournalledRow", "Kept", "as_text", "issued_number"]
 
 UNWRITTEN = -1
 """Time of the label of an erased row that is in no file of labelled rows."""
 
 CHUNK = 500
 """Rows looked up by one statement."""
-
-
-class Cursor(Protocol):
-    """Result of a statement, of sqlite3 and of psycopg alike."""
-
-    @property
-    def rowcount(self) -> int:
-        """Number of rows that the statement changed."""
-
-    def fetchone(self) -> Any:
-        """Return the next row, or None."""
-
-    def fetchall(self) -> list[Any]:
-        """Return all rows that are left."""
-
-
-class Execute(Protocol):
-    """Execution of a statement within a transaction; values stand for its question marks."""
-
-    def __call__(self, sql: str, values: Sequence[Any] = ..., /) -> Cursor:
-        """Execute the statement."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ from typing import Any
 import psycopg
 
 from incr_core.errors import StorageError
-from incr_core.serving._journal import Cursor, Execute, Journal, as_text
+from incr_core.serving._journal import Journal, as_text
 from incr_core.serving._postgres import Connection, shown_address
+from incr_core.serving._statements import Cursor, Execute
 
 __all__ = ["PostgresJournal"]
 

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from incr_core.errors import RunDirectoryError, StorageError
-from incr_core.serving._journal import Execute, Journal, as_text
+from incr_core.serving._journal import Journal, as_text
+from incr_core.serving._statements import Execute
 from incr_core.storage import Lock
 
 __all__ = ["SqliteJournal"]
