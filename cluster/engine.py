@@ -39,7 +39,7 @@ from cluster._tuning import tune_on_ray
 from cluster._worker_messages import Due, Handover, LearnedHere, Received, SavedAt, Setup
 from cluster._worker_pool import WorkerPool
 from incr_core.engines import Commit, Engine, Saving
-from incr_core.errors import EngineError, StreamError, WorkerLost
+from incr_core.errors import ArgumentError, EngineError, StreamError, WorkerLost
 from incr_core.numerics import FlatTensors
 from incr_core.rounds import (
     WAITING,
@@ -114,6 +114,15 @@ class ClusterEngine(Engine):
         except BaseException:
             self.close()
             raise
+
+    @classmethod
+    def serve(cls, directory: str, options: Mapping[str, Any]) -> None:
+        """Answer with the champion of a run on Ray Serve."""
+        try:
+            from cluster._serving import serve_on_ray
+        except ImportError as missing:
+            raise ArgumentError(f"--on cluster: needs Ray Serve, got: {missing}; pip install 'ray[serve]'") from missing
+        serve_on_ray(directory, options)
 
     @classmethod
     def detach(cls, job: Job, directory: Path, token: str) -> None:

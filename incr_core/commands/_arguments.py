@@ -109,6 +109,8 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     serve.add_argument("directory", metavar="DIR")
     serve.add_argument("--host", default="127.0.0.1", help="default: this machine only")
     serve.add_argument("--port", type=int, default=8000, help="default: 8000; 0: any that is free")
+    serve.add_argument("--on", default="local", metavar="ENGINE", help="local, or cluster: Ray Serve (default: local)")
+    serve.add_argument("--workers", type=int, default=1, metavar="N", help="processes that answer (default: 1)")
     serve.add_argument("--max-bytes", type=int, default=8_000_000, metavar="N", help="of a request (default: 8000000)")
     serve.add_argument("--max-rows", type=int, default=10_000, metavar="N", help="of a request (default: 10000)")
     serve.add_argument("--rate", type=float, metavar="N", help="requests a second, of all together (default: any)")
@@ -116,7 +118,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     serve.add_argument("--token-file", metavar="FILE", help="the token that requests must bring (default: $INCR_TOKEN)")
     serve.add_argument("--tls-cert", metavar="FILE", help="the server's certificate, for https")
     serve.add_argument("--tls-key", metavar="FILE", help="the key of the certificate")
-    serve.add_argument("--journal", metavar="FOLDER", help="keep predictions here, and take labels for them: /feedback")
+    serve.add_argument(
+        "--journal", metavar="PLACE", help="folder or postgresql:// for predictions; takes labels: /feedback"
+    )
     serve.add_argument("--labelled", metavar="FOLDER", help="rows whose labels came, for a stream (default: in there)")
     serve.add_argument("--join-every", type=float, default=60.0, metavar="SECONDS", help="between these (default: 60)")
     serve.add_argument("--shadow", metavar="N", help='a version asked beside the champion, or "newest": /shadow')
@@ -183,7 +187,7 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     which = forget.add_mutually_exclusive_group(required=True)
     which.add_argument("--where", metavar="COLUMN=VALUE", help="the rows of the run's files of which this holds")
     which.add_argument("--rows", metavar="ROWS.parquet", help="rows by address: columns fragment and offset")
-    forget.add_argument("--journal", metavar="FOLDER", help="of a server: erase there too, while it answers")
+    forget.add_argument("--journal", metavar="PLACE", help="of a server: erase there too, while it answers")
     forget.add_argument("--json", action="store_true", help="print the counts as JSON")
 
     audit = command("audit", "prove that every row of a run's stream is in exactly one state; changes nothing")

@@ -180,7 +180,8 @@ def _serve(options: argparse.Namespace) -> int:
     import dataclasses
 
     try:
-        from incr_core.commands.serve import Serving, serve
+        from incr_core.commands.serve import serve
+        from incr_core.serving import Serving
     except ModuleNotFoundError as missing:
         raise ArgumentError(
             f"serve: needs {missing.name}, which is not installed; pip install 'incr[serve]'"

@@ -121,7 +121,7 @@ def _forget_in_journal(folder: str, where: str | None, addresses: Any) -> dict[s
         from incr_core.serving import erase_in_journal
     except ModuleNotFoundError as missing:
         raise JobError(f"--journal: needs {missing.name}, which is not installed; pip install 'incr[serve]'") from None
-    return erase_in_journal(Path(folder), where=where, rows=addresses)
+    return erase_in_journal(folder, where=where, rows=addresses)
 
 
 def _forget_at_owner(options: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ from torch import Tensor
 from incr_core.engines._at_owner import AtOwner
 from incr_core.engines._commit import Commit, Saving
 from incr_core.engines._tuner import Tuner
-from incr_core.errors import JobError
+from incr_core.errors import ArgumentError, JobError
 from incr_core.numerics import all_finite, settle_arithmetic
 from incr_core.rounds import Arrival, Comparison, Orders, Round
 from incr_core.update import Weights
@@ -81,6 +81,18 @@ class Engine:
         raise JobError(
             f"--detach: expected --on cluster, whose Ray can keep the run, got --on {cls.name}, which runs in the "
             "process of the command; leave --detach out"
+        )
+
+    @classmethod
+    def serve(cls, directory: str, options: Mapping[str, Any]) -> None:
+        """Answer over HTTP with the champion of a run where this engine's workers run, until asked to stop.
+
+        Args:
+            directory: The run directory.
+            options: Those of `incr serve`, by name.
+        """
+        raise ArgumentError(
+            f"--on: expected local, or cluster for Ray Serve, got {cls.name}, which serves nothing; leave --on out"
         )
 
     @property

@@ -27,7 +27,7 @@ from incr_core.serving._metrics import Metrics
 from incr_core.serving._page import PAGE, PAGE_HEADERS
 from incr_core.serving._request import RequestError, rows_in
 from incr_core.serving._shadow import Shadow
-from incr_core.serving._standing import exposition, standing
+from incr_core.serving._standing import counted, exposition, standing, workers_of
 from incr_core.shown import shown
 
 __all__ = ["MAX_BYTES", "MAX_ROWS", "App"]
@@ -40,6 +40,9 @@ MAX_ROWS = 10_000
 
 SMALL = 65_536
 """Bytes of a body that the event loop itself reads; larger ones are read by a thread, one at a time."""
+
+PUBLISH = 1.0
+"""Seconds after which a worker publishes its counts again."""
 
 Handler = Callable[[Scope, Receive], Awaitable[Reply]]
 
@@ -69,11 +72,14 @@ class App:
         self.champion, self.feedback, self.shadow = champion, feedback, shadow
         self.max_bytes, self.max_rows = max_bytes, max_rows
         self.guard = guard or Guard()
+        self.board, self.worker = self.guard.board, self.guard.worker
+        self.before = self.board.published(self.worker)
+        """The counts of the workers before this one at its place."""
         self.metrics = Metrics()
         threads = champion.current.version.job.learner.threads
         self._pool = ThreadPoolExecutor(1, "asked", initializer=settle_arithmetic, initargs=(threads,))
         self._joiner = ThreadPoolExecutor(1, "feedback")
-        self.batches = Batches(self._pool, self._keep)
+        self.batches = Batches(self._pool, self._keep, remote=feedback is not None and feedback.journal.remote)
         self._paths: dict[str, dict[str, Handler]] = {
             "/": {"GET": self._page},
             "/predict": {"POST": self._predict},
@@ -109,13 +115,21 @@ class App:
 
     async def _live(self, receive: Receive, send: Send) -> None:
         """Begin and end with the server, while nobody asks."""
+        publishing = asyncio.create_task(self._publish())
         while True:
             message = await receive()
             if message["type"] == "lifespan.shutdown":
+                publishing.cancel()
                 await asyncio.get_running_loop().run_in_executor(None, self.close)
                 await send({"type": "lifespan.shutdown.complete"})
                 return
             await send({"type": "lifespan.startup.complete"})
+
+    async def _publish(self) -> None:
+        """Publish the counts of this worker to the other workers of a server."""
+        while self.board.workers > 1:
+            self.board.publish(self.worker, counted(self))
+            await asyncio.sleep(PUBLISH)
 
     async def _answer(self, path: str, scope: Scope, receive: Receive) -> Reply:
         methods = self._paths.get(path)
@@ -209,9 +223,17 @@ class App:
         return said(self.champion.describe())
 
     async def _health(self, scope: Scope, receive: Receive) -> Reply:
-        champion = self.champion
-        number, fault = champion.current.version.number, champion.fault
-        return said({"status": "ok" if fault is None else "stale", "version": number, "fault": fault})
+        workers = workers_of(self)
+        number, fault = workers[self.worker]["version"], workers[self.worker]["fault"]
+        stale = any(one["fault"] is not None for one in workers.values())
+        answer = {"status": "stale" if stale else "ok", "version": number, "fault": fault}
+        if self.board.workers > 1:
+            answer["worker"] = self.worker
+            answer["workers"] = [
+                {"worker": place, **{name: one[name] for name in ("pid", "version", "fault")}}
+                for place, one in workers.items()
+            ]
+        return said(answer)
 
     async def _ready(self, scope: Scope, receive: Receive) -> Reply:
         fault = None if self.feedback is None else self.feedback.fault

@@ -15,8 +15,9 @@ import torch
 from incr_core.batch import Inputs
 from incr_core.data.encoding import BadRow
 from incr_core.data.rates import Lookup
+from incr_core.data.timeline import columns_asked
 from incr_core.runs import Version
-from incr_core.serving._request import columns_of, table_of
+from incr_core.serving._request import columns_of, expect_columns, table_of
 
 __all__ = ["INFINITE", "Asked", "Question", "ask"]
 
@@ -70,7 +71,9 @@ class Asked:
 
     def __init__(self, version: Version) -> None:
         self.version = version
-        self.columns = columns_of(version.job)
+        job = version.job
+        self.columns = columns_of(job)
+        self.required = columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=False)
         self._plain, self._history = version.plain(), version.history
         self._names = version.answers
         self._learner = version.learner
@@ -85,10 +88,15 @@ class Asked:
         self.version.history = table if self._history is None else pa.concat_tables([self._history, table])
 
     def question(self, rows: Sequence[Mapping[str, Any]]) -> Question:
-        """Rows as tensors. Raises StreamError where they are not as the model's columns want them."""
+        """Return rows as tensors.
+
+        Raises:
+            StreamError: A row has no value for a column, null included, or one of another kind.
+        """
         inputs = self._plain.inputs(rows)
         if inputs is not None:
             return Question(self, rows, inputs, None, {})
+        expect_columns(rows, self.required)
         encoded = self.version.encoded(table_of(rows, self.columns), "the request")
         refused: dict[int, tuple[str | None, str]] = {row.offset: (row.column, row.reason) for row in encoded.bad}
         usable = encoded.offsets.tolist()

@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from incr_core.data.timeline import columns_asked
 from incr_core.errors import IncrError
 from incr_core.registry import champion_of
 from incr_core.runs import Version
@@ -47,9 +46,8 @@ class Champion:
 
     @property
     def required(self) -> list[str]:
-        """The columns without which a request is refused."""
-        job = self.current.version.job
-        return columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=False)
+        """The columns without which a row, and so its request, is refused."""
+        return self.current.required
 
     def look(self) -> Version:
         """Look which version is the champion, and have that answer from now on."""

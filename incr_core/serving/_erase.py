@@ -1,9 +1,8 @@
-"""Erase rows from a journal, while a server writes it or not: predictions, what was answered, and labels."""
+"""Erase rows from a journal, also while servers write it: predictions, answers and labels."""
 
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,51 +10,49 @@ from typing import Any
 
 import pyarrow as pa
 
-from incr_core.errors import JobError, StorageError
-from incr_core.serving._journal import FILE, UNWRITTEN
+from incr_core.errors import JobError
+from incr_core.serving._journal import UNWRITTEN
+from incr_core.serving._journals import open_journal
 from incr_core.serving._live_rates import number_in
+from incr_core.serving._statements import Execute
 
 __all__ = ["erase_in_journal"]
 
-PATIENCE = 30.0
-"""Seconds to wait for a server that writes."""
+CHUNK = 10_000
+"""Rows read at a time."""
 
 
-def erase_in_journal(folder: Path, *, where: str | None = None, rows: pa.Table | None = None) -> dict[str, int]:
-    """Delete predictions and their labels, and overwrite the place that they had on the disk; returns how many.
+def erase_in_journal(place: str | Path, *, where: str | None = None, rows: pa.Table | None = None) -> dict[str, int]:
+    """Delete predictions and their labels, and overwrite their place on the disk.
 
-    where: COLUMN=VALUE, of rows as they were asked. rows: addresses of rows in the files that the journal has written.
-    A label that comes for one of them later finds it gone (410). Raises JobError where the condition is none,
-    StorageError where there is no journal or it cannot be written.
+    A label that arrives for one of them later is refused (410).
+
+    Args:
+        place: Folder of the journal, or address of its PostgreSQL.
+        where: COLUMN=VALUE, of rows as they were asked.
+        rows: Addresses of rows in the files that the journal has written.
+
+    Returns:
+        The numbers of predictions and labels that were deleted.
+
+    Raises:
+        JobError: `where` is not a condition.
+        StorageError: There is no journal, or it cannot be written.
     """
-    path = folder / FILE
-    if not path.is_file():
-        raise StorageError(f"--journal {folder}: expected the folder of a journal, found none; name it")
-    try:
-        # What is read and then deleted is looked at once, so nobody may write in between.
-        with closing(sqlite3.connect(path, timeout=PATIENCE, isolation_level=None)) as connection:
-            connection.execute("PRAGMA secure_delete=ON")
-            connection.execute("BEGIN IMMEDIATE")
-            numbers = [*_where(connection, where)] if where is not None else []
-            numbers += _addressed(connection, rows) if rows is not None else []
-            found = {"predictions": 0, "labels": 0}
-            for number in sorted(set(numbers)):
-                gone = connection.execute(_GONE, [number]).rowcount
-                found["predictions"] += gone
-                # A label's place stays, or rows behind it in a file could not be told by their offsets any more.
-                found["labels"] += connection.execute(_EMPTIED, [UNWRITTEN, number]).rowcount
-            connection.execute("COMMIT")
-            # Rows stand in the log of writes too, until it is moved into the file and cut.
-            [[busy, _, _]] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-            if busy:
-                raise StorageError(f"{path}: expected its log of writes to be cut, but somebody reads it; try again")
-    except sqlite3.Error as error:
-        raise StorageError(f"{path}: cannot be written or read: {error}; give the same command again") from error
+    # What is read is deleted in the same transaction, so that no process writes in between.
+    with closing(open_journal(place, create=False)) as journal, journal.erasing() as execute:
+        numbers = [*_where(execute, where)] if where is not None else []
+        numbers += _addressed(execute, rows, journal.mark) if rows is not None else []
+        found = {"predictions": 0, "labels": 0}
+        for number in sorted(set(numbers)):
+            found["predictions"] += execute(_GONE, [number]).rowcount
+            # A label's place stays, or the offsets of later rows in the file would be wrong.
+            found["labels"] += execute(_EMPTIED, [UNWRITTEN, number]).rowcount
     return found
 
 
 _GONE = "UPDATE predictions SET row = NULL, answer = NULL WHERE number = ? AND row IS NOT NULL"
-"""Its number stays, and is never another's."""
+"""The number stays, and is not issued again."""
 
 _EMPTIED = """
 UPDATE labels SET told = NULL, at = CASE WHEN EXISTS (
@@ -64,19 +61,25 @@ WHERE number = ? AND told IS NOT NULL
 """
 
 
-def _where(connection: sqlite3.Connection, condition: str) -> Iterator[int]:
-    """The numbers of the predictions of which COLUMN=VALUE holds."""
+def _where(execute: Execute, condition: str) -> Iterator[int]:
+    """Yield the numbers of the predictions for which COLUMN=VALUE holds."""
     column, equals, value = condition.partition("=")
     if not equals:
         raise JobError(f"--where {condition}: expected COLUMN=VALUE, such as customer=42")
-    for number, row in connection.execute("SELECT number, row FROM predictions WHERE row IS NOT NULL"):
-        asked = json.loads(row)
-        if column in asked and _is(asked[column], value):
-            yield number
+    after = 0
+    while some := execute(_SOME, [after, CHUNK]).fetchall():
+        for number, row in some:
+            asked = json.loads(row)
+            if column in asked and _is(asked[column], value):
+                yield number
+        after = some[-1][0]
+
+
+_SOME = "SELECT number, row FROM predictions WHERE number > ? AND row IS NOT NULL ORDER BY number LIMIT ?"
 
 
 def _is(value: Any, text: str) -> bool:
-    """Whether a value of JSON is what a text says.
+    """Whether a value of JSON is the one that a text states.
 
     >>> [_is(value, "7") for value in (7, 7.0, "7", 8, None, True)]
     [True, True, True, False, False, False]
@@ -90,17 +93,18 @@ def _is(value: Any, text: str) -> bool:
     return value is not None and told == value and isinstance(told, bool) == isinstance(value, bool)
 
 
-def _addressed(connection: sqlite3.Connection, rows: pa.Table) -> list[int]:
-    """The numbers of the predictions at these addresses, of the journal's own files."""
-    [[mark]] = connection.execute("SELECT value FROM facts WHERE name = 'mark'")
+def _addressed(execute: Execute, rows: pa.Table, mark: str) -> list[int]:
+    """Return the numbers of the predictions at these addresses, of the journal's own files."""
     found: list[int] = []
     for name, offset in zip(rows["fragment"].to_pylist(), rows["offset"].to_pylist(), strict=True):
         number = number_in(name, mark)
-        file = connection.execute("SELECT first, stop FROM files WHERE number = ? AND done", [number]).fetchone()
+        if number is None:
+            continue
+        file = execute("SELECT first, stop FROM files WHERE number = ? AND done", [number]).fetchone()
         if file is not None:
             left_out = "SELECT place FROM labels WHERE place >= ? AND place < ? AND at = ? ORDER BY place"
             place = file[0] + offset
-            for (hole,) in connection.execute(left_out, [*file, UNWRITTEN]):
+            for (hole,) in execute(left_out, [*file, UNWRITTEN]).fetchall():
                 place += hole <= place
-            found += [one for (one,) in connection.execute("SELECT number FROM labels WHERE place = ?", [place])]
+            found += [one for (one,) in execute("SELECT number FROM labels WHERE place = ?", [place]).fetchall()]
     return found

@@ -18,7 +18,7 @@ from incr_core.errors import IncrError
 from incr_core.job import Job
 from incr_core.serving._asked import Question
 from incr_core.serving._champion import Champion
-from incr_core.serving._journal import Journal
+from incr_core.serving._journal import Journal, JournalledRow
 from incr_core.serving._labelled_rows import LabelledRows
 from incr_core.serving._live_rates import LiveRates, file_name, is_read
 from incr_core.serving._request import RequestError, document_in
@@ -27,7 +27,10 @@ from incr_core.storage import parquet_bytes, storage, write_atomically
 __all__ = ["Feedback"]
 
 TIDY = 1.0
-"""Seconds after which the journal is tidied: its log of writes must not grow until the next file."""
+"""Seconds after which the journal is tidied, and labels that other processes received are read."""
+
+ENDING = 2.0
+"""Seconds to wait at the end for another process that leads and ends too."""
 
 
 class Feedback:
@@ -83,17 +86,20 @@ class Feedback:
         told = _told_in(body, most)
         good: list[tuple[int, str, dict[str, Any]]] = []
         refused: dict[int, RequestError] = {}
+        rows = self.journal.rows(name for one in told if isinstance(name := one.get("id"), str))
         for place, one in enumerate(told):
             try:
-                label = self._checked(one)
+                label = self._checked(one, rows)
                 good.append((place, one["id"], label))
             except RequestError as error:
                 refused[place] = error
         new = self.journal.label([(name, label) for _, name, label in good]) if good else []
+        again = [name for (_, name, _), is_new in zip(good, new, strict=True) if not is_new]
+        rows = self.journal.rows(again) if again else {}
         for (place, name, _), is_new in zip(good, new, strict=True):
             if is_new:
                 self.counts["accepted"] += 1
-            elif self.journal.row(name) is None:  # dropped a moment ago
+            elif rows.get(name) is None:  # dropped a moment ago
                 refused[place] = self._gone()
             else:
                 self.counts["repeated"] += 1
@@ -109,13 +115,12 @@ class Feedback:
             ],
         }
 
-    def _checked(self, one: Mapping[str, Any]) -> dict[str, Any]:
+    def _checked(self, one: Mapping[str, Any], rows: Mapping[str, JournalledRow | None]) -> dict[str, Any]:
         name = one.get("id")
-        number = self.journal.number(name) if isinstance(name, str) else None
-        if number is None:
+        if not isinstance(name, str) or name not in rows:
             self.counts["unknown"] += 1
-            raise RequestError(404, "id: expected one that this server has given, got another")
-        row = self.journal.row(str(name))
+            raise RequestError(404, "id: expected one of a prediction in this journal, got another")
+        row = rows[name]
         if row is None:
             raise self._gone()
         try:
@@ -129,8 +134,13 @@ class Feedback:
         return RequestError(410, "id: expected one of a prediction that is kept, got an older one")
 
     def start(self) -> None:
-        """Write what a killed server has left to be written, and go on doing so beside whoever answers."""
-        self.write()
+        """Write what a killed server has left to be written, and continue in a thread.
+
+        Raises:
+            StorageError: The journal or the folder cannot be written.
+        """
+        if self.journal.lead():
+            self.write()
         self._thread.start()
 
     def write(self) -> None:
@@ -173,21 +183,41 @@ class Feedback:
         return leaps(Instants(known, np.ones(len(known), dtype=bool), np.zeros(len(known), dtype=bool)), self._leap)
 
     def close(self) -> None:
-        """Write what is left, and close the journal."""
+        """Write what is left, unless another process leads, and close the journal."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
-        self._try(self.write)
+        self._try(self._last_write)
         self.journal.close()
+
+    def _last_write(self) -> None:
+        if self.journal.lead(ENDING):
+            self.write()
 
     def _join(self) -> None:
         written = time.monotonic()
         while not self._ended.wait(min(self.every, TIDY)):
-            if time.monotonic() - written >= self.every:
-                self._try(self.write)
+            # After a fault it writes at once, because only that shows that it can.
+            due = self.fault is not None or time.monotonic() - written >= self.every
+            self._try(self._written if due else self._tidied)
+            if due:
                 written = time.monotonic()
-            else:
-                self._try(self.journal.tidy)
+
+    def _written(self) -> None:
+        if self.journal.lead():
+            self.write()
+        self.fault = None
+        self._look()
+
+    def _tidied(self) -> None:
+        if self.journal.lead():
+            self.journal.tidy()
+        self._look()
+
+    def _look(self) -> None:
+        """Count the labels that other processes received in the rates."""
+        if self.live is not None:
+            self.live.look()
 
     def _try(self, what: Callable[[], None]) -> None:
         try:

@@ -6,6 +6,7 @@ import hmac
 import time
 from collections.abc import Callable
 
+from incr_core.serving._board import Board
 from incr_core.serving._http import Reply, Scope, header, refusal
 
 __all__ = ["OPEN", "Guard"]
@@ -22,6 +23,8 @@ class Guard:
         rate: how many requests a second may be made, by all together; a second's worth may come at once. None: any.
         concurrency: how many may be under way at a time.
         clock: seconds.
+        board: what the workers of a server share; both limits hold for all of them. None: there is one worker.
+        worker: the place of this one.
 
     >>> guard = Guard(token="secret", concurrency=1)
     >>> ask = {"path": "/predict", "headers": [(b"authorization", b"Bearer secret")]}
@@ -39,13 +42,13 @@ class Guard:
         rate: float | None = None,
         concurrency: int = 1024,
         clock: Callable[[], float] = time.monotonic,
+        board: Board | None = None,
+        worker: int = 0,
     ) -> None:
         self._token = None if token is None else f"Bearer {token}".encode()
         self._rate, self._clock = rate, clock
-        self._left, self._at = max(rate or 0.0, 1.0), clock()
         self.concurrency = concurrency
-        self.inside = 0
-        """How many requests are under way."""
+        self.board, self.worker = board or Board(), worker
 
     def enter(self, scope: Scope) -> Reply | None:
         """None for a request that is let through, which must `leave` when it is answered; or its refusal."""
@@ -55,25 +58,16 @@ class Guard:
                 reply = refusal(401, "authorization: expected Bearer and this server's token, got another or none")
                 reply.headers += ((b"www-authenticate", b"Bearer"), (b"connection", b"close"))
                 return reply
-        if self.inside >= self.concurrency:
+        if self.board.inside >= self.concurrency:
             return _later(503, f"expected at most {self.concurrency:,} requests at a time, got more; ask again")
-        if self._rate is not None and scope["path"] not in OPEN and not self._spend(self._rate):
+        if self._rate is not None and scope["path"] not in OPEN and not self.board.spend(self._rate, self._clock()):
             return _later(429, f"expected at most {self._rate:g} requests a second, got more; ask again")
-        self.inside += 1
+        self.board.enter(self.worker)
         return None
 
     def leave(self) -> None:
         """A request that was let through is answered."""
-        self.inside -= 1
-
-    def _spend(self, rate: float) -> bool:
-        now = self._clock()
-        self._left = min(self._left + (now - self._at) * rate, max(rate, 1.0))
-        self._at = now
-        if self._left < 1.0:
-            return False
-        self._left -= 1.0
-        return True
+        self.board.leave(self.worker)
 
 
 def _later(status: int, message: str) -> Reply:

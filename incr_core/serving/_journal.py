@@ -1,52 +1,45 @@
-"""What a server has predicted, and the labels that came for it: one SQLite file, of a bounded size.
+"""The journal of predictions and their labels: what every database must keep of them.
 
-A prediction is in the journal before it is answered, a label before it is acknowledged; a killed process loses neither,
-and labels are on the disk too. What is predicted is added and never changed. Labels are dealt to files of labelled rows
-in the order in which they came: which labels are in which file is committed before the file is written, so a kill in
-between has the same file written again, under the same name.
+A prediction is in the journal before it is answered, and a label before it is acknowledged. Predictions are added and
+never changed. Labels are assigned to files of labelled rows in the order of their arrival. The assignment is committed
+before a file is written, so that after a kill in between the same file is written again, under the same name.
+
+Several processes may use a journal at the same time. One of them leads: it writes the files and drops old predictions.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import secrets
-import sqlite3
-import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-from incr_core.errors import RunDirectoryError, StorageError
-from incr_core.storage import Lock
+from incr_core.errors import StorageError
+from incr_core.serving._statements import Execute
 
-__all__ = ["Journal", "JournalledRow", "Kept"]
-
-SCHEMA = """
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS predictions (
-    number INTEGER PRIMARY KEY, at INTEGER, version INTEGER, row TEXT, answer TEXT);
-CREATE TABLE IF NOT EXISTS labels (
-    place INTEGER PRIMARY KEY, number INTEGER UNIQUE, at INTEGER, told TEXT);
-CREATE TABLE IF NOT EXISTS files (number INTEGER PRIMARY KEY, first INTEGER, stop INTEGER, done INTEGER);
-"""
-
-FILE = "journal.sqlite"
-"""Its name."""
+__all__ = ["UNWRITTEN", "Journal", "JournalledRow", "Kept", "as_text", "issued_number"]
 
 UNWRITTEN = -1
-"""When the label of an erased row came that is in no file of labelled rows."""
+"""Time of the label of an erased row that is in no file of labelled rows."""
 
-FULL = 1000
-"""Pages of the write-ahead log after which it is moved into the file."""
+CHUNK = 500
+"""Rows looked up by one statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalledRow:
-    """A row that was predicted, and when, in microseconds; told: its label and what else came with it, and when."""
+    """A row that was predicted.
+
+    Attributes:
+        row: Its values.
+        at: Time of the prediction in microseconds.
+        told: Its label and the values that came with it; None without a label.
+        told_at: Time at which the label was received.
+    """
 
     row: dict[str, Any]
     at: int
@@ -56,7 +49,7 @@ class JournalledRow:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """How much a journal holds: rows predicted and labelled so far, without a label yet, and dropped without one."""
+    """Content of a journal: rows predicted and labelled so far, without a label yet, and dropped without one."""
 
     predicted: int
     labelled: int
@@ -64,254 +57,250 @@ class Kept:
     dropped: int
 
 
-class Journal:
-    """The journal in a folder, of one server at a time.
+class Journal(ABC):
+    """Predictions and labels in a database. The statements are those that SQLite and PostgreSQL have in common.
 
     Args:
-        folder: where it is kept.
-        most: how many predictions are kept at most; the oldest go first, and those without a label are counted.
-        most_bytes: how large the file may be, likewise.
+        most: Maximum number of predictions; the oldest are dropped first, and those without a label are counted.
+        most_bytes: Maximum size of the predictions, likewise.
 
-    >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> journal = Journal(Path(folder.name))
-    >>> [one, other] = journal.record([({"height": 170}, {"value": 3.5}), ({}, {"value": 1.0})], version=4)
-    >>> journal.row(one).row, journal.row(one[:8] + "-99") is None
-    ({'height': 170}, True)
-    >>> journal.label([(one, {"label": 4})]), journal.label([(one, {"label": 5})])
-    ([True], [False])
-    >>> [(file, [row.told for row in rows]) for file, rows in journal.due()]
-    [(1, [{'label': 4}])]
-    >>> journal.written(1)
-    >>> list(journal.due()), journal.kept().waiting
-    ([], 1)
-    >>> journal.close(); folder.cleanup()
+    Attributes:
+        remote: Whether a prediction waits for another process, and so is kept by a thread.
+        mark: The identity of the journal, with which its ids begin.
     """
 
-    def __init__(self, folder: Path, *, most: int = 1_000_000, most_bytes: int = 2 << 30) -> None:
-        self.folder, self.most, self.most_bytes = folder, most, most_bytes
-        self._path = folder / FILE
-        with self._named():
-            folder.mkdir(parents=True, exist_ok=True)
-        self._lock = Lock(folder / ".lock")
-        try:
-            self._lock.take()
-        except RunDirectoryError:
-            raise StorageError(f"{folder}: is the journal of another server; end that, or name another") from None
-        with self._named():
-            # Predictions and labels each have a connection, so that neither waits for the other's disk.
-            self._predicting, self._labelling = self._connected(), self._connected()
-            self._predicting.executescript(SCHEMA)
-            facts: dict[str, Any] = dict(self._predicting.execute("SELECT name, value FROM facts"))
-            if "mark" not in facts:
-                facts |= {"mark": secrets.token_hex(4), "floor": 0, "dropped": 0, "starts": 0}
-                self._predicting.executemany("INSERT INTO facts VALUES (?, ?)", list(facts.items()))
-            self._predicting.execute("UPDATE facts SET value = value + 1 WHERE name = 'starts'")
-            [[last]] = self._predicting.execute("SELECT max(number) FROM predictions")
-            self._log = os.open(f"{self._path}-wal", os.O_RDONLY)
-        self.mark = str(facts["mark"])
-        """Which journal this is: the beginning of its ids."""
-        self.floor = int(facts["floor"])
-        """The number up to which predictions are no longer kept."""
-        self._next = max(last or 0, self.floor) + 1
-        self._dropped = int(facts["dropped"])
-        self._writing, self._joining = threading.Lock(), threading.Lock()
+    remote: ClassVar[bool] = False
+    mark: str
 
-    def _connected(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self._path, timeout=30, check_same_thread=False, isolation_level=None)
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-        connection.execute("PRAGMA wal_autocheckpoint=0")
-        return connection
+    def __init__(self, most: int, most_bytes: int) -> None:
+        self.most, self.most_bytes = most, most_bytes
 
-    @contextmanager
-    def _named(self) -> Iterator[None]:
-        """Name the journal where it cannot be written or read."""
-        try:
-            yield
-        except (OSError, sqlite3.Error) as error:
-            reason = error.strerror if isinstance(error, OSError) else str(error)
-            remedy = "make room, or name another --journal"
-            raise StorageError(f"{self._path}: cannot be written or read: {reason}; {remedy}") from error
-
-    @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[sqlite3.Connection]:
-        with self._named():
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
-
+    @abstractmethod
     def record(self, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], version: int) -> list[str]:
-        """Keep rows and what was answered for them; returns their ids. A killed process loses none of them."""
-        now = time.time_ns() // 1000
-        with self._writing:
-            first = self._next
-            kept = [
-                (first + place, now, version, _text(row), _text(answer)) for place, (row, answer) in enumerate(rows)
-            ]
-            with self._transaction(self._predicting) as writes:
-                writes.executemany("INSERT INTO predictions VALUES (?, ?, ?, ?, ?)", kept)
-            self._next = first + len(kept)
-        return [f"{self.mark}-{number:x}" for number in range(first, first + len(kept))]
+        """Keep rows and their answers; returns the ids. A killed process loses none of them."""
 
-    def number(self, told: str) -> int | None:
-        """The number in an id that this journal has given; None for others."""
-        mark, _, number = told.partition("-")
-        if mark != self.mark or not number or len(number) > 15 or not set(number) <= set("0123456789abcdef"):
-            return None
-        found = int(number, 16)
-        return found if 0 < found < self._next else None
+    @abstractmethod
+    def lead(self, patience: float = 0.0) -> bool:
+        """Whether this process leads, which it does until it ends once it has begun. Waits `patience` seconds for it.
 
-    def row(self, told: str) -> JournalledRow | None:
-        """The row with an id; None where there is none, or none any more."""
-        number = self.number(told)
-        if number is None:
-            return None
-        with self._named(), self._joining:
-            found = self._labelling.execute(
-                "SELECT row, at FROM predictions WHERE number = ? AND row IS NOT NULL", [number]
-            ).fetchone()
-        return None if found is None else JournalledRow(json.loads(found[0]), found[1])
+        Raises:
+            StorageError: The journal cannot be reached.
+        """
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the journal, and let another process lead."""
+
+    @abstractmethod
+    def erasing(self) -> AbstractContextManager[Execute]:
+        """Return a transaction that excludes all writers; afterwards what it deleted is in no file of the database."""
+
+    @abstractmethod
+    def _reading(self) -> AbstractContextManager[Execute]:
+        """Return what reads labels, one statement at a time."""
+
+    @abstractmethod
+    def _writing_labels(self) -> AbstractContextManager[Execute]:
+        """Return a transaction during which no other process adds labels."""
+
+    @abstractmethod
+    def _accepting(self) -> AbstractContextManager[Execute]:
+        """Return the same for adding labels, which are on the disk when it ends. Results are read afterwards."""
+
+    @abstractmethod
+    def _live_bytes(self, execute: Execute) -> int:
+        """Return the size of what is kept."""
+
+    def _begin(self, execute: Execute) -> None:
+        """Identify the journal, in a transaction that excludes others."""
+        for name, value in (("mark", secrets.token_hex(4)), ("floor", "0"), ("dropped", "0")):
+            execute("INSERT INTO facts (name, value) VALUES (?, ?) ON CONFLICT DO NOTHING", [name, value])
+        self.mark = str(_fact(execute, "mark"))
+
+    @property
+    def floor(self) -> int:
+        """The number up to which predictions are dropped."""
+        with self._reading() as execute:
+            return int(_fact(execute, "floor"))
+
+    def rows(self, told: Iterable[str]) -> dict[str, JournalledRow | None]:
+        """Return the rows with these ids, None for rows that are no longer kept; ids never issued are left out."""
+        numbers = {name: number for name in told if (number := issued_number(name, self.mark)) is not None}
+        wanted, found = list(set(numbers.values())), dict[int, JournalledRow | None]()
+        with self._reading() as execute:
+            floor = int(_fact(execute, "floor"))
+            for start in range(0, len(wanted), CHUNK):
+                some = wanted[start : start + CHUNK]
+                marks = ", ".join("?" * len(some))
+                asked = execute(f"SELECT number, row, at FROM predictions WHERE number IN ({marks})", some)
+                for number, row, at in asked.fetchall():
+                    found[number] = None if row is None else JournalledRow(json.loads(row), at)
+        found |= {number: None for number in wanted if number <= floor and number not in found}
+        return {name: found[number] for name, number in numbers.items() if number in found}
 
     def label(self, told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[bool]:
-        """Keep what is told of rows by their ids: whether each is new. It is on the disk when this returns."""
+        """Keep the labels of rows, by their ids; returns whether each is new. They are on the disk then."""
         now = time.time_ns() // 1000
-        new = []
-        with self._joining:
-            with self._transaction(self._labelling) as writes:
-                for name, label in told:
-                    number = self.number(name)
-                    if number is None or number <= self.floor:
-                        new.append(False)
-                        continue
-                    done = writes.execute(_LABELLED, [now, _text(label), number])
-                    new.append(done.rowcount == 1)
-            with self._named():
-                os.fsync(self._log)  # beside the transaction, so that predictions need not wait for the disk
-        return new
+        with self._accepting() as execute:
+            done = [
+                execute(_LABELLED, [now, as_text(label), issued_number(name, self.mark) or 0]) for name, label in told
+            ]
+        return [one.rowcount == 1 for one in done]
 
     def dealt(self) -> int:
-        """The place behind the last label that is dealt to a file."""
-        with self._named(), self._joining:
-            [[dealt]] = self._labelling.execute("SELECT coalesce(max(stop), 1) FROM files")
-        return int(dealt)
+        """Return the place after the last label that is assigned to a file."""
+        with self._reading() as execute:
+            return int(execute(_DEALT).fetchone()[0])
 
     def due(self, stop: int | None = None, most: int = 50_000) -> Iterator[tuple[int, list[JournalledRow]]]:
-        """The files of labelled rows that are not written yet: their numbers and rows, always the same for a number.
+        """Yield the files of labelled rows that are not written yet: number and rows, the same whenever it is called.
 
-        stop: the place of the first label that is not to be dealt to a file yet; None: all are.
+        Args:
+            stop: Place of the first label that is not assigned yet. None assigns all.
+            most: Maximum number of rows of a file.
         """
-        with self._joining, self._transaction(self._labelling) as writes:
-            [[dealt]] = writes.execute("SELECT coalesce(max(stop), 1) FROM files")
+        self._expect_to_lead()
+        with self._writing_labels() as execute:
+            [dealt] = execute(_DEALT).fetchone()
             if stop is None:
-                [[stop]] = writes.execute("SELECT coalesce(max(place), 0) + 1 FROM labels")
+                [stop] = execute("SELECT coalesce(max(place), 0) + 1 FROM labels").fetchone()
             for first in range(dealt, stop, most):
-                writes.execute(
-                    "INSERT INTO files (first, stop, done) VALUES (?, ?, 0)", [first, min(first + most, stop)]
-                )
-            due = writes.execute("SELECT number, first, stop FROM files WHERE NOT done ORDER BY number").fetchall()
+                execute(_DEAL, [first, min(first + most, stop)])
+            due = execute("SELECT number, first, stop FROM files WHERE NOT done ORDER BY number").fetchall()
         for number, first, stop in due:
-            with self._named(), self._joining:
-                found = self._labelling.execute(
-                    "SELECT row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
-                    "WHERE place >= ? AND place < ? AND row IS NOT NULL ORDER BY place",
-                    [first, stop],
-                ).fetchall()
-            yield number, [JournalledRow(json.loads(row), at, json.loads(told), then) for row, at, told, then in found]
+            with self._reading() as execute:
+                found = execute(
+                    f"{_JOINED} WHERE place >= ? AND place < ? AND row IS NOT NULL ORDER BY place", [first, stop]
+                )
+                rows = found.fetchall()
+            yield number, [_labelled_row(*one) for _, *one in rows]
 
     def labelled(self, after: int, most: int = 50_000) -> list[tuple[int, JournalledRow]]:
-        """The next rows with labels behind a place: the place of each, its number in the order in which labels came."""
-        with self._named(), self._joining:
-            found = self._labelling.execute(
-                "SELECT place, row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number) "
-                "WHERE place > ? AND row IS NOT NULL ORDER BY place LIMIT ?",
-                [after, most],
-            ).fetchall()
-        return [
-            (place, JournalledRow(json.loads(row), at, json.loads(told), then)) for place, row, at, told, then in found
-        ]
+        """Return the next labelled rows after a place, each with its place: the order in which labels arrived."""
+        with self._reading() as execute:
+            found = execute(f"{_JOINED} WHERE place > ? AND row IS NOT NULL ORDER BY place LIMIT ?", [after, most])
+            return [(place, _labelled_row(*one)) for place, *one in found.fetchall()]
 
     def places(self, number: int) -> tuple[int, int]:
-        """The first place of the labels of a file, and the one behind its last; (1, 1) where it is not known."""
-        with self._named(), self._joining:
-            found = self._labelling.execute("SELECT first, stop FROM files WHERE number = ?", [number]).fetchone()
+        """Return the first place of the labels of a file and the place after the last; (1, 1) if it is unknown."""
+        with self._reading() as execute:
+            found = execute("SELECT first, stop FROM files WHERE number = ?", [number]).fetchone()
         return (1, 1) if found is None else (int(found[0]), int(found[1]))
 
     def written(self, number: int) -> None:
-        """A file of labelled rows is on the disk."""
-        with self._joining, self._transaction(self._labelling) as writes:
-            writes.execute("UPDATE files SET done = 1 WHERE number = ?", [number])
+        """Note that a file of labelled rows is on the disk."""
+        self._expect_to_lead()
+        with self._writing_labels() as execute:
+            execute("UPDATE files SET done = TRUE WHERE number = ?", [number])
 
     def tidy(self) -> None:
-        """Drop the oldest predictions where there are too many, and move the log of writes into the file."""
-        with self._joining:
-            with self._named():
-                [[pages]] = self._labelling.execute("PRAGMA page_count")
-                [[free]] = self._labelling.execute("PRAGMA freelist_count")
-                [[size]] = self._labelling.execute("PRAGMA page_size")
-            held = self._next - 1 - self.floor
-            excess = held - self.most
-            if (pages - free) * size > self.most_bytes:
-                excess = max(excess, held // 10)
-            if excess > 0:
-                self._drop(self.floor + max(excess, self.most // 100))
-            with self._named():
-                if os.fstat(self._log).st_size > FULL * size:
-                    self._labelling.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        """Drop the oldest predictions if there are too many."""
+        with self._reading() as execute:
+            floor = int(_fact(execute, "floor"))
+            held = _last(execute) - floor
+            too_large = self._live_bytes(execute) > self.most_bytes
+        excess = held - self.most
+        if too_large:
+            excess = max(excess, held // 10)
+        if excess > 0:
+            self._drop(floor + max(excess, self.most // 100))
 
     def _drop(self, floor: int) -> None:
-        """Forget the predictions up to a number, and their labels; not what stands in files that are not written."""
-        with self._transaction(self._labelling) as writes:
-            [[open_]] = writes.execute(
-                "SELECT min(number) FROM labels WHERE place >= coalesce("
-                "(SELECT min(first) FROM files WHERE NOT done), (SELECT max(stop) FROM files), 1)"
-            )
-            floor = min(floor, self._next - 1) if open_ is None else min(floor, open_ - 1)
-            [[without]] = writes.execute(
-                "SELECT count(*) FROM predictions LEFT JOIN labels USING (number) WHERE number <= ? AND place IS NULL",
-                [floor],
-            )
-            writes.execute("DELETE FROM predictions WHERE number <= ?", [floor])
-            # The last label stays, so that places are never given twice.
-            writes.execute(
+        """Drop predictions up to a number with their labels, but none whose label is in no written file."""
+        with self._writing_labels() as execute:
+            [open_] = execute(_FIRST_OPEN).fetchone()
+            floor = min(floor, _last(execute) if open_ is None else open_ - 1)
+            [without] = execute(_WITHOUT_LABEL, [floor]).fetchone()
+            execute("DELETE FROM predictions WHERE number <= ?", [floor])
+            # The last label stays, so that no place is assigned twice.
+            execute(
                 "DELETE FROM labels WHERE number <= ? AND at >= 0 AND place < (SELECT max(place) FROM labels)", [floor]
             )
-            # Rates and erasures find a label by the file it is in. What was erased alone needs no file.
-            writes.execute(
-                "DELETE FROM files WHERE done AND number < (SELECT max(number) FROM files) AND stop <= coalesce("
-                "(SELECT min(place) FROM labels WHERE at >= 0), (SELECT max(stop) FROM files))"
-            )
-            facts = {"floor": floor, "dropped": self._dropped + without}
-            writes.executemany("UPDATE facts SET value = ? WHERE name = ?", [(to, name) for name, to in facts.items()])
-        self.floor, self._dropped = floor, self._dropped + without
+            # Rates and erasures find a label by its file. A file of which all is erased is not needed.
+            execute(_DROP_FILES)
+            dropped = int(_fact(execute, "dropped")) + without
+            for name, value in (("floor", floor), ("dropped", dropped)):
+                execute("UPDATE facts SET value = ? WHERE name = ?", [str(value), name])
 
     def kept(self) -> Kept:
-        """How much it holds."""
-        with self._named(), self._joining:
-            [[labelled]] = self._labelling.execute("SELECT coalesce(max(place), 0) FROM labels")
-            [[held]] = self._labelling.execute("SELECT count(*) FROM labels WHERE number > ?", [self.floor])
-        return Kept(self._next - 1, labelled, self._next - 1 - self.floor - held, self._dropped)
+        """Return the counts of its content."""
+        with self._reading() as execute:
+            floor, dropped = int(_fact(execute, "floor")), int(_fact(execute, "dropped"))
+            last = max(_last(execute), floor)
+            [labelled] = execute("SELECT coalesce(max(place), 0) FROM labels").fetchone()
+            [held] = execute("SELECT count(*) FROM labels WHERE number > ?", [floor]).fetchone()
+        return Kept(last, int(labelled), last - floor - int(held), dropped)
 
-    def close(self) -> None:
-        """Close the file, and let another server have it."""
-        with self._writing, self._joining:
-            self._predicting.close()
-            self._labelling.close()
-            os.close(self._log)
-            self._lock.release()
+    def _expect_to_lead(self) -> None:
+        if not self.lead():
+            raise StorageError(f"{self}: expected to lead this journal, but another server does; it writes the files")
+
+
+def issued_number(told: str, mark: str) -> int | None:
+    """Return the number in an id of the journal with this mark; None for other text.
+
+    Example:
+        >>> issued_number("9f3a01c2-1f", "9f3a01c2"), issued_number("9f3a01c2--1", "9f3a01c2")
+        (31, None)
+    """
+    found, _, number = told.partition("-")
+    if found != mark or not number or len(number) > 15 or not set(number) <= set("0123456789abcdef"):
+        return None
+    return int(number, 16) or None
+
+
+def as_text(value: Any) -> str:
+    """Return a value as compact JSON.
+
+    Example:
+        >>> as_text({"height": 170})
+        '{"height":170}'
+    """
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _fact(execute: Execute, name: str) -> Any:
+    return execute("SELECT value FROM facts WHERE name = ?", [name]).fetchone()[0]
+
+
+def _last(execute: Execute) -> int:
+    """Return the number of the newest prediction; 0 without one."""
+    return int(execute("SELECT coalesce(max(number), 0) FROM predictions").fetchone()[0])
+
+
+def _labelled_row(row: str, at: int, told: str, told_at: int) -> JournalledRow:
+    return JournalledRow(json.loads(row), at, json.loads(told), told_at)
 
 
 _LABELLED = """
-INSERT OR IGNORE INTO labels (number, at, told)
-SELECT number, ?, ? FROM predictions WHERE number = ? AND row IS NOT NULL
+INSERT INTO labels (place, number, at, told)
+SELECT (SELECT coalesce(max(place), 0) + 1 FROM labels), number, ?, ?
+FROM predictions WHERE number = ? AND row IS NOT NULL
+ON CONFLICT DO NOTHING
 """
 """The row may have been erased a moment ago."""
 
+_DEALT = "SELECT coalesce(max(stop), 1) FROM files"
 
-def _text(value: Any) -> str:
-    return json.dumps(value, separators=(",", ":"))
+_DEAL = """
+INSERT INTO files (number, first, stop, done)
+VALUES ((SELECT coalesce(max(number), 0) + 1 FROM files), ?, ?, FALSE)
+"""
+
+_JOINED = """
+SELECT place, row, predictions.at, told, labels.at FROM labels JOIN predictions USING (number)
+"""
+
+_FIRST_OPEN = """
+SELECT min(number) FROM labels
+WHERE place >= coalesce((SELECT min(first) FROM files WHERE NOT done), (SELECT max(stop) FROM files), 1)
+"""
+
+_WITHOUT_LABEL = """
+SELECT count(*) FROM predictions LEFT JOIN labels USING (number) WHERE number <= ? AND place IS NULL
+"""
+
+_DROP_FILES = """
+DELETE FROM files WHERE done AND number < (SELECT max(number) FROM files)
+AND stop <= coalesce((SELECT min(place) FROM labels WHERE at >= 0), (SELECT max(stop) FROM files))
+"""

@@ -8,7 +8,7 @@ from collections import Counter, deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Metric", "Metrics", "exposed"]
+__all__ = ["SHOWN", "Metric", "Metrics", "exposed", "histogram", "quantile", "summed"]
 
 Metric = tuple[str, str, str, Sequence[tuple[Mapping[str, object], float]]]
 """Name, kind, meaning and values of a metric, each with its labels."""
@@ -16,8 +16,8 @@ Metric = tuple[str, str, str, Sequence[tuple[Mapping[str, object], float]]]
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
 """Seconds, the upper bounds of the buckets of latencies."""
 
-RECENT = 2000
-"""How many latencies are kept to tell quantiles of."""
+RECENT = 1000
+"""How many latencies are kept for quantiles."""
 
 SHOWN = 12
 """How many answers the page shows."""
@@ -28,8 +28,8 @@ class Metrics:
 
     >>> metrics = Metrics()
     >>> metrics.answered("/predict", 200, 0.002)
-    >>> metrics.requests["/predict", 200], metrics.buckets[:4], metrics.quantile(0.5)
-    (1, [0, 0, 1, 0], 0.002)
+    >>> metrics.requests["/predict", 200], metrics.buckets[:4], metrics.latencies()
+    (1, [0, 0, 1, 0], [0.002])
     """
 
     def __init__(self) -> None:
@@ -48,7 +48,7 @@ class Metrics:
         if path == "/predict":
             self.buckets[bisect_left(BOUNDS, seconds)] += 1
             self.seconds += seconds
-            self._recent.append(seconds)
+            self._recent.append(round(seconds, 6))
 
     def predicted(self, answer: Mapping[str, Any]) -> None:
         """Rows were predicted, and some of them refused."""
@@ -56,10 +56,9 @@ class Metrics:
         self.refused += len(answer["refused"])
         self.shown.appendleft({"at": time.time(), "version": answer["version"], "answer": answer["predictions"][0]})
 
-    def quantile(self, share: float) -> float | None:
-        """The latency under which a share of the recent predictions was; None before the first."""
-        ordered = sorted(self._recent)
-        return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+    def latencies(self) -> list[float]:
+        """The latencies of the recent predictions, in seconds."""
+        return list(self._recent)
 
     def told(self) -> Iterable[Metric]:
         """Name, kind, meaning and values of each metric."""
@@ -71,13 +70,50 @@ class Metrics:
         yield "incr_rows_refused_total", "counter", "Rows of these without an answer.", [({}, self.refused)]
         yield "incr_uptime_seconds", "gauge", "Since the server began.", [({}, time.time() - self.began)]
 
-    def histogram(self) -> list[str]:
-        """The lines of the latencies of predictions."""
-        name, below, lines = "incr_predict_seconds", 0, ["# TYPE incr_predict_seconds histogram"]
-        for bound, count in zip((*BOUNDS, "+Inf"), self.buckets, strict=True):
-            below += count
-            lines.append(f'{name}_bucket{{le="{bound}"}} {below}')
-        return [*lines, f"{name}_sum {self.seconds!r}", f"{name}_count {below}"]
+
+def quantile(latencies: Sequence[float], share: float) -> float | None:
+    """Return the latency below which a share of them is; None without any.
+
+    Example:
+        >>> quantile([0.001, 0.004, 0.002], 0.5), quantile([], 0.5)
+        (0.002, None)
+    """
+    ordered = sorted(latencies)
+    return ordered[min(int(share * len(ordered)), len(ordered) - 1)] if ordered else None
+
+
+def histogram(buckets: Sequence[int], seconds: float) -> list[str]:
+    """Return the lines of the latencies of predictions: their number below each bound, and their sum.
+
+    Example:
+        >>> histogram([1, *[0] * 13], 0.0004)[1]
+        'incr_predict_seconds_bucket{le="0.0005"} 1'
+    """
+    name, below, lines = "incr_predict_seconds", 0, ["# TYPE incr_predict_seconds histogram"]
+    for bound, count in zip((*BOUNDS, "+Inf"), buckets, strict=True):
+        below += count
+        lines.append(f'{name}_bucket{{le="{bound}"}} {below}')
+    return [*lines, f"{name}_sum {seconds!r}", f"{name}_count {below}"]
+
+
+def summed(some: Iterable[Iterable[Metric]]) -> list[Metric]:
+    """Return metrics with the values of equal names and labels added.
+
+    Example:
+        >>> summed([[("rows_total", "counter", "Rows.", [({}, 3)])], [("rows_total", "counter", "Rows.", [({}, 4)])]])
+        [('rows_total', 'counter', 'Rows.', [({}, 7)])]
+    """
+    found: dict[str, tuple[str, str, dict[tuple[tuple[str, object], ...], float]]] = {}
+    for metrics in some:
+        for name, kind, meaning, values in metrics:
+            _, _, totals = found.setdefault(name, (kind, meaning, {}))
+            for labels, value in values:
+                key = tuple(labels.items())
+                totals[key] = totals.get(key, 0) + value
+    return [
+        (name, kind, meaning, [(dict(key), value) for key, value in totals.items()])
+        for name, (kind, meaning, totals) in found.items()
+    ]
 
 
 def exposed(metrics: Iterable[Metric]) -> list[str]:

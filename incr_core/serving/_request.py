@@ -20,7 +20,16 @@ from incr_core.errors import StreamError
 from incr_core.job import Job
 from incr_core.shown import shown
 
-__all__ = ["Column", "RequestError", "body_schema", "columns_of", "document_in", "rows_in", "table_of"]
+__all__ = [
+    "Column",
+    "RequestError",
+    "body_schema",
+    "columns_of",
+    "document_in",
+    "expect_columns",
+    "rows_in",
+    "table_of",
+]
 
 INT64 = np.iinfo(np.int64)
 
@@ -130,6 +139,24 @@ def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
     if len(rows) > most:
         raise RequestError(413, f"rows: expected at most {most:,}, got {len(rows):,}; ask in several requests")
     return rows
+
+
+def expect_columns(rows: Sequence[Mapping[str, Any]], required: Sequence[str]) -> None:
+    """Raise RequestError if a row lacks the key of a column.
+
+    Example:
+        >>> expect_columns([{"height": None}, {}], ["height"])
+        Traceback (most recent call last):
+        ...
+        incr_core.serving._request.RequestError: rows[1]: expected the columns height, got none named height; ...
+    """
+    for place, row in enumerate(rows):
+        if absent := [name for name in required if name not in row]:
+            raise RequestError(
+                422,
+                f"rows[{place}]: expected the columns {shown(', '.join(required))}, got none named "
+                f"{shown(', '.join(absent))}; add the missing columns, with null for unknown values",
+            )
 
 
 def document_in(body: bytes) -> Any:

@@ -20,12 +20,12 @@ pytest.importorskip("httptools")
 pytest.importorskip("uvicorn")
 
 from incr_core.commands.cli import main
-from incr_core.commands.serve import Serving, serve
+from incr_core.commands.serve import serve
 from incr_core.errors import ArgumentError, VersionError
 from incr_core.job import Job
 from incr_core.registry import RunDirectory
 from incr_core.runs import Version, run
-from incr_core.serving import Champion
+from incr_core.serving import Champion, Serving
 from incr_core.storage import remove
 from tests.support.certificates import write_certificates
 from tests.support.served import ask, serving, started

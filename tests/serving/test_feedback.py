@@ -19,7 +19,7 @@ from incr_core.data.times import SECOND
 from incr_core.errors import StorageError
 from incr_core.job import Job
 from incr_core.runs import Run, run
-from incr_core.serving import App, Champion, Feedback, Journal, JournalledRow, RequestError, erase_in_journal
+from incr_core.serving import App, Champion, Feedback, JournalledRow, RequestError, SqliteJournal, erase_in_journal
 from incr_core.serving._labelled_rows import LabelledRows
 from tests.support.asked import ROW, Asking, learned
 from tests.support.objective_jobs import counted, job
@@ -32,7 +32,7 @@ class Served:
         champion = Champion(directory)
         job = champion.current.version.job
         self.labelled = folder / "labelled"
-        self.feedback = Feedback(Journal(folder / "journal", **limits), job, self.labelled)
+        self.feedback = Feedback(SqliteJournal(folder / "journal", **limits), job, self.labelled)
         self.app = App(champion, feedback=self.feedback)
         self.asking = Asking(self.app)
 
@@ -96,7 +96,7 @@ def test_a_label_joins_its_row_with_both_times(served: Served) -> None:
 def test_what_is_of_no_use_is_counted_and_refused_in_a_line(served: Served) -> None:
     [one, other] = served.predict(ROW, ROW)["ids"]
     assert served.tell({"id": one, "label": 1})[0] == 200
-    unknown = 404, {"detail": "id: expected one that this server has given, got another"}
+    unknown = 404, {"detail": "id: expected one of a prediction in this journal, got another"}
     refused: list[tuple[Any, int]] = [
         ({"id": one, "label": 0}, 409),
         ({"id": "x", "label": 0}, 404),
@@ -186,15 +186,15 @@ def test_predictions_that_are_too_old_are_gone_and_counted(directory: Path, tmp_
 
 def test_a_prediction_that_goes_while_its_label_comes_is_gone(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     [one, _] = served.predict(ROW, ROW)["ids"]
-    journal, found = served.feedback.journal, served.feedback.journal.row
+    journal, found = served.feedback.journal, served.feedback.journal.rows
 
-    def row_then_none(name: str) -> Any:
-        row = found(name)
+    def row_then_none(names: Any) -> Any:
+        row = found(names)
         journal.most = 1
         journal.tidy()
         return row
 
-    monkeypatch.setattr(journal, "row", row_then_none)
+    monkeypatch.setattr(journal, "rows", row_then_none)
     assert served.tell({"id": one, "label": 1})[0] == 410
     assert (served.feedback.counts["gone"], served.feedback.counts["repeated"]) == (1, 0)
 
@@ -237,14 +237,14 @@ def test_no_label_is_kept_of_a_row_that_is_erased_while_it_comes(
     served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     [one] = served.predict({**ROW, "colour": "secret"})["ids"]
-    journal, found = served.feedback.journal, served.feedback.journal.row
+    journal, found = served.feedback.journal, served.feedback.journal.rows
 
-    def row_then_none(name: str) -> Any:
-        row = found(name)
+    def row_then_none(names: Any) -> Any:
+        row = found(names)
         erase_in_journal(tmp_path / "journal", where="colour=secret")
         return row
 
-    monkeypatch.setattr(journal, "row", row_then_none)
+    monkeypatch.setattr(journal, "rows", row_then_none)
     assert served.tell({"id": one, "label": 1})[0] == 410
     assert (served.feedback.counts["gone"], served.feedback.counts["accepted"]) == (1, 0)
     assert journal.kept().labelled == 0

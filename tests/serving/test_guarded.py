@@ -65,7 +65,7 @@ def test_a_rate_lets_a_second_s_worth_through_at_once_and_probes_always(champion
     assert asking.get("/health")[0] == 200
     now = 0.5
     assert [asking.post(BODY)[0] for _ in range(2)] == [200, 429]
-    assert guard.inside == 0
+    assert guard.board.inside == 0
     asking.close()
 
 
@@ -139,7 +139,7 @@ def test_requests_of_one_moment_share_a_forward_and_each_is_answered_by_one_vers
 
 def test_options_that_do_not_go_together_are_told(tmp_path: Path) -> None:
     pytest.importorskip("uvicorn")
-    from incr_core.commands.serve import Serving
+    from incr_core.serving import Serving
 
     for options, told in (
         (Serving(rate=0.0), "--rate: expected more than 0, got 0"),

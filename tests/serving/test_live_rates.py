@@ -17,7 +17,7 @@ from incr_core.data.rates import History
 from incr_core.data.timeline import outcomes_of
 from incr_core.job import Job
 from incr_core.runs import Version, run
-from incr_core.serving import App, Champion, Feedback, Journal
+from incr_core.serving import App, Champion, Feedback, SqliteJournal
 from tests.support.asked import Asking
 
 RATES: list[dict[str, Any]] = [
@@ -65,7 +65,7 @@ class Loop:
         self.job = job(self.data)
         run(self.job, self.out)
         self.champion = Champion(self.out)
-        self.feedback = Feedback(Journal(folder / "journal"), self.champion.current.version.job, self.data)
+        self.feedback = Feedback(SqliteJournal(folder / "journal"), self.champion.current.version.job, self.data)
         self.asking = Asking(App(self.champion, feedback=self.feedback))
         self.told = [rows([1, 2, 3, 4], [0, 1, 0, 1])]
 
@@ -143,7 +143,7 @@ def test_a_champion_that_has_learned_no_row_may_begin(tmp_path: Path) -> None:
     pq.write_table(table.set_column(1, "known", never).set_column(2, "seen", never), data / "a.parquet")
     assert run(job(data), tmp_path / "run").summary.rows_learned == 0
     champion = Champion(tmp_path / "run")
-    feedback = Feedback(Journal(tmp_path / "journal"), champion.current.version.job, data)
+    feedback = Feedback(SqliteJournal(tmp_path / "journal"), champion.current.version.job, data)
     feedback.attend(champion)
     assert feedback.live is not None
     feedback.close()

@@ -98,7 +98,7 @@ def with_value(name: str, value: str) -> bytes:
         (
             b'{"rows": [{"height": 1}]}',
             422,
-            "the request: expected the columns height, image, colour, at, got none named image, colour, at; add the "
+            "rows[0]: expected the columns height, image, colour, at, got none named image, colour, at; add the "
             "missing columns, with null for unknown values",
         ),
     ],
@@ -142,11 +142,23 @@ def test_a_value_that_cannot_be_used_leaves_out_its_row_alone(
         assert len(found["refused"]) == (found["predictions"][0] is None)
 
 
-def test_nothing_but_nulls_is_answered_and_a_row_may_leave_out_what_another_has(asking: Asking) -> None:
-    status, answer = asking.rows(dict.fromkeys(ROW), {"at": ROW["at"]})
+def test_nothing_but_nulls_is_answered(asking: Asking) -> None:
+    status, answer = asking.rows(dict.fromkeys(ROW), {**dict.fromkeys(ROW), "at": ROW["at"]})
     assert status == 200
     assert answer["refused"] == [{"row": 0, "column": "at", "reason": "expected a time, got null"}]
-    assert asking.rows({**dict.fromkeys(ROW), "at": ROW["at"]})[1]["predictions"][0] == answer["predictions"][1]
+    assert answer["predictions"][1] is not None
+
+
+@pytest.mark.parametrize("name", ROW)
+@pytest.mark.parametrize("others", [[], [ROW], [{**ROW, "height": "170.5"}]])
+def test_a_missing_key_refuses_the_request_whatever_other_rows_have(
+    asking: Asking, name: str, others: list[dict[str, Any]]
+) -> None:
+    row = {key: value for key, value in ROW.items() if key != name}
+    status, answer = asking.rows(*others, row)
+    told = f"rows[{len(others)}]: expected the columns height, image, colour, at, got none named {name}; "
+    assert (status, answer["detail"][: len(told)]) == (422, told)
+    assert asking.rows(*others, {**row, name: ROW[name]})[0] == 200
 
 
 @pytest.mark.parametrize("value", ["1e400", "-1e400", "1.5", "true", str(2**63), "1" + "0" * 400])

@@ -24,7 +24,8 @@ def serving(directory: Path, *options: str) -> Iterator[str]:
 @contextmanager
 def started(directory: Path, *options: str) -> Iterator[tuple[str, int]]:
     """A server's address and the id of its process, which is told to end afterwards."""
-    command = [sys.executable, "-m", "incr_core.commands.cli", "serve", str(directory), "--port", "0", *options]
+    port = [] if "--port" in options else ["--port", "0"]
+    command = [sys.executable, "-m", "incr_core.commands.cli", "serve", str(directory), *port, *options]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None
