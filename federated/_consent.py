@@ -26,7 +26,7 @@ STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", 
 PUBLISH = ("gate", "reference", "holdout")
 """What of publishing is done at a client: it keeps rows to judge versions on."""
 
-GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "schedules", "strategies")
+GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "prepares", "schedules", "strategies")
 """Of plugins that a client's job may name."""
 
 OURS = ("incr_core", "cluster", "federated")
@@ -95,7 +95,7 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
         named += [rate.get("outcome"), rate.get("known_at"), *rate.get("by", ())]
     named += [one for drift in document.get("drift", ()) for one in drift.get("columns", ())]
     named += document.get("model", {}).get("inputs", {}).values()
-    for one in named:
+    for one in named if features.get("prepare") is None else ():  # else they are columns of the function's result
         yield from one if isinstance(one, list) else [] if one is None else [str(one)]
 
 
@@ -112,6 +112,8 @@ def _code(document: Mapping[str, Any]) -> Iterator[str]:
                 yield text
             for name in {text, text.lower(), text.lower().removesuffix("lr")}:  # as optimisers and schedules are found
                 yield from plugins.get(name, ())
+    if (prepare := document["features"].get("prepare")) is not None:
+        yield from [str(prepare)] if names_code(str(prepare)) else plugins.get(str(prepare), ())
 
 
 def _texts(value: Any) -> Iterator[str]:
