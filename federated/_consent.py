@@ -69,6 +69,9 @@ def agreed(file: ClientFile, told: str) -> Job:
         ids = document["features"].get("ids", [])
         asked += [f"the ids in the column {name} (allow.ids)" for name in ids if name not in file.allow.ids]
         asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]
+        model = document.get("model", {})
+        if (encoder := model.get("encoder")) is not None and encoder not in file.allow.encoders:
+            asked.append(f"the encoder {encoder} (allow.encoders)")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Declined(f"client {file.name}: expected a job, got something else ({type(error).__name__})") from error
     if asked:
@@ -79,6 +82,8 @@ def agreed(file: ClientFile, told: str) -> Job:
     own = {key: value for key in ("format", "time_zone", "settle") if (value := getattr(file.data, key)) is not None}
     document["stream"] = {**stream, "path": file.path, **own}
     document["root"] = str(file.root)
+    if encoder is not None:
+        document["model"] = {**model, "encoder": file.allow.encoders[encoder]}
     try:
         return Job.from_document(document).where_called(file.columns)
     except IncrError as error:

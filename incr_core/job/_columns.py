@@ -54,7 +54,8 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
         settle=seconds(job.stream.settle),
         prepare=prepare_of(job),
     )
-    if job.model.factory is not None or job.model.kind == "auto" or job.learner.objective == "ranking":
+    takes_text = job.model.factory is None and job.model.kind != "auto"
+    if job.learner.objective == "ranking" or (job.model.encoder is None and not takes_text):
         # Models that take no text.
         categorical = [name for name in found.notes if name in found.categorical or name in found.text]
         found = replace(found, categorical=categorical, text=[])

@@ -36,6 +36,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.job._columns import columns_of, is_open
 from incr_core.job._file import OBJECT, JobFile
 from incr_core.job._prepared import prepare_of, with_types
+from incr_core.job._pretrained_text import encoder_hash, pretrained_of
 from incr_core.storage import address_in, is_address
 
 __all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "slices_of", "source_of", "stream_of"]
@@ -72,6 +73,8 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
     """
     document = job.document()
     if job.federated.owned:
+        if (encoder := encoder_hash(job)) is not None:
+            document["model"]["encoder_sha256"] = encoder
         return _told(job, document), Columns()
     settle = seconds(job.stream.settle)
     await_files(opened(job), settle)
@@ -87,7 +90,9 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
     if is_open(job):
         document["features"] |= {"numeric": columns.numeric, "categorical": columns.categorical, "text": columns.text}
         document["features"]["exclude"] = settled.get("exclude", [*columns.left_out])
-    if columns.text and features.text_words is None:
+    if (encoder := encoder_hash(job)) is not None:
+        document["model"]["encoder_sha256"] = encoder
+    elif columns.text and features.text_words is None:
         document["features"]["text_words"] = settled.get("text_words") or _words(job, source, columns.text)
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
@@ -211,6 +216,7 @@ def encoder_of(job: JobFile) -> Encoder:
         text_buckets=features.text_buckets,
         text_words=features.text_words or MOST_WORDS,
         id_columns=features.ids,
+        pretrained=pretrained_of(job),
     )
 
 

@@ -100,7 +100,7 @@ def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[s
 def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableShape:
     """The shape of encoded rows with `numeric` numbers, for the model."""
     features, slots = job.features, slots_of(encoder.text_words)
-    text = (len(encoder.text), slots, encoder.text_buckets) if encoder.text else (0, 0, 0)
+    text = (len(encoder.text), slots, encoder.text_buckets) if encoder.worded else (0, 0, 0)
     ids = (len(features.ids), features.id_rows, features.id_after, features.id_unused or 0) if features.ids else ()
     return TableShape(numeric, len(features.categorical), features.buckets, outputs, *text, *ids)
 

@@ -55,6 +55,7 @@ def test_paths_are_the_owners(tmp_path: Path) -> None:
         ({"model": {"factory": "os:system"}}, "the code os:system"),
         ({"learner__objective": "subprocess:run"}, "the code subprocess:run"),
         ({"features__prepare": "own:rows"}, "the code own:rows"),
+        ({"model": {"encoder": "/etc"}}, r"the encoder /etc .allow\.encoders."),
         ({"strategy": [{"name": "replay", "memory": "shutil:rmtree"}]}, "the code shutil:rmtree"),
         ({"learner__optimizer": {"name": "theirs.optim:Sgd"}}, "the code theirs.optim:Sgd"),
         ({"learner__schedule": {"name": "os.path:join"}}, r"the code os\.path:join"),
@@ -76,6 +77,11 @@ def test_columns_of_an_allowed_function_are_not_the_owners() -> None:
     told = asked(features__prepare="tests.support.prepared:with_bmi", features__numeric=["bmi"])
     job = agreed(own_file(modules=["tests.support"]), told)
     assert (job.features.prepare, job.features.numeric) == ("tests.support.prepared:with_bmi", ["bmi"])
+
+
+def test_an_allowed_encoder_is_that_of_the_owners_folder() -> None:
+    told = asked(model={"encoder": "small"}, features__text=["tall"])
+    assert agreed(own_file(encoders={"small": "models/small"}), told).model.encoder == "models/small"
 
 
 def test_code_of_allowed_packages_may_be_named() -> None:
