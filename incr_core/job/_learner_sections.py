@@ -161,8 +161,8 @@ class LearnerSection(Section):
     accumulate: int = Field(1, ge=1)
     """Batches in an optimiser step."""
     epochs: Literal["auto"] | Annotated[int, Field(strict=True, ge=1)] = 1
-    """Passes over an increment. `"auto"`, with `model.kind = "auto"`: 450 / sqrt(rows known before), from 1 to 10; one
-    pass from 51,000 rows on.
+    """Passes over an increment. `"auto"`, with `model.kind = "auto"`: 8 while fewer than 600 rows are known, then 450 /
+    sqrt(rows known before), from 6 to 1; one pass from 51,000 rows on.
     """
     warm_epochs: int | None = Field(None, ge=1)
     """Passes over the warm start. Default: `epochs`."""

@@ -65,9 +65,14 @@ def test_a_vector_is_the_mean_of_the_last_hidden_states_of_the_text_alone(folder
 
 
 def test_the_cache_is_bounded_and_changes_no_bit(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    small, computed = Pretrained(folder / "small", cache="256B"), []  # two vectors of 32 numbers
+    small, computed = Pretrained(folder / "small", cache="256B"), list[str]()  # two vectors of 32 numbers
     compute = small._computed
-    monkeypatch.setattr(small, "_computed", lambda text: computed.append(text) or compute(text))
+
+    def counted(text: str) -> Any:
+        computed.append(text)
+        return compute(text)
+
+    monkeypatch.setattr(small, "_computed", counted)
     texts = ["parcel", "late", "parcel", "van", "parcel", "late"]
     found = vectors(small, *texts)
     assert computed == ["parcel", "late", "van", "late"]

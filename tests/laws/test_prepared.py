@@ -14,8 +14,8 @@ from incr_core.job import Job
 from incr_core.runs import Run, Version
 from incr_core.serving._asked import Asked, ask
 from incr_core.serving._request import rows_in
-from tests.data.test_prepare import people
 from tests.support.federated_runs import finish
+from tests.support.prepared import people
 
 
 def job(folder: Path, *settings: str) -> Job:

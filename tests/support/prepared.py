@@ -1,11 +1,21 @@
-"""Functions of raw tables that jobs in tests name."""
+"""Raw rows, and functions of raw tables that jobs in tests name."""
 
 from __future__ import annotations
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["centred", "fewer", "with_bmi"]
+__all__ = ["centred", "fewer", "people", "with_bmi"]
+
+
+def people(rows: int = 300) -> pa.Table:
+    """Raw rows, of which `with_bmi` derives the features."""
+    draw = np.random.default_rng(0)
+    kg, cm = draw.uniform(50.0, 110.0, rows), draw.integers(150, 200, rows)
+    at = pa.array(np.arange(rows) * 60_000_000, pa.timestamp("us"))
+    who, fat = [f"p{row % 40}" for row in range(rows)], (kg / (cm / 100) ** 2 > 26).astype(int)
+    return pa.table({"when": at, "kg": kg, "cm": cm, "who": who, "fat": fat})
 
 
 def with_bmi(table: pa.Table) -> pa.Table:

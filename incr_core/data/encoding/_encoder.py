@@ -214,9 +214,10 @@ class Encoder:
         for name in self.date:
             found[name] = range(start, start + PARTS)
             start = found[name].stop
-        for name in self.text if self.pretrained is not None else ():
-            found[name] = range(start, start + self.pretrained.width)
-            start = found[name].stop
+        if self.pretrained is not None:
+            for name in self.text:
+                found[name] = range(start, start + self.pretrained.width)
+                start = found[name].stop
         return found
 
     def measured(self, widths: Mapping[str, int]) -> Encoder:
