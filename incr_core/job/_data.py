@@ -36,7 +36,7 @@ from incr_core.errors import JobError, StreamError
 from incr_core.job._columns import columns_of, is_open
 from incr_core.job._file import OBJECT, JobFile
 from incr_core.job._prepared import prepare_of, with_types
-from incr_core.job._pretrained_text import encoder_hash, pretrained_of
+from incr_core.job._pretrained_text import encoder_hash, learns_encoder, pretrained_of
 from incr_core.storage import address_in, is_address
 
 __all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "slices_of", "source_of", "stream_of"]
@@ -217,6 +217,7 @@ def encoder_of(job: JobFile) -> Encoder:
         text_words=features.text_words or MOST_WORDS,
         id_columns=features.ids,
         pretrained=pretrained_of(job),
+        tokenised=learns_encoder(job),
     )
 
 

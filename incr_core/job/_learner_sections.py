@@ -57,9 +57,10 @@ class ModelSection(Section):
     """
     encoder: str | None = None
     """A transformer of Hugging Face for `features.text`: a folder with its configuration, tokenizer and safetensors,
-    relative to the job file, or a name whose files are on this machine (`hf download NAME`). It is frozen. Its vector
+    relative to the job file, or a name whose files are on this machine (`hf download NAME`). It is frozen: its vector
     of a text, the mean of the last hidden states, is computed once, and the model is given it as numbers, in place
-    of hashed words ([texts](#texts)).
+    of hashed words. With `[[model.adapt]]` of `peft_lora`, `ia3`, `prefix` or `prompt` it is part of the model and
+    adapted ([texts](#texts)).
     """
     encoder_tokens: int = Field(128, ge=2, le=4096)
     """Tokens of a text that count, from its beginning."""

@@ -9,7 +9,10 @@ from incr_core.errors import ArgumentError, JobError
 from incr_core.job._file import JobFile
 from incr_core.storage import is_address
 
-__all__ = ["encoder_folder", "encoder_hash", "pretrained_of"]
+__all__ = ["encoder_hash", "learns_encoder", "pretrained_of"]
+
+LEARNED_BY = ("ia3", "peft_lora", "prefix", "prompt")
+"""Adaptations, by peft, of the transformer itself."""
 
 
 def pretrained_of(job: JobFile) -> Pretrained | None:
@@ -22,7 +25,7 @@ def pretrained_of(job: JobFile) -> Pretrained | None:
     if model.encoder is None:
         return None
     _check(job)
-    folder = encoder_folder(job)
+    folder = _folder(job)
     if model.encoder_sha256 is not None and (got := pretrained_sha256(folder)) != model.encoder_sha256:
         raise JobError(
             f"model.encoder: expected the files whose hash is {model.encoder_sha256[:12]} in {folder}, got "
@@ -34,14 +37,19 @@ def pretrained_of(job: JobFile) -> Pretrained | None:
         raise JobError(str(error)) from error
 
 
+def learns_encoder(job: JobFile) -> bool:
+    """Return whether the transformer is part of the model, and adapted there."""
+    return job.model.encoder is not None and any(step.name in LEARNED_BY for step in job.model.adapt)
+
+
 def encoder_hash(job: JobFile) -> str | None:
     """Return the hash of the transformer's files, as the job states it or as they are now; None without one."""
     if job.model.encoder is None:
         return None
-    return job.model.encoder_sha256 or pretrained_sha256(encoder_folder(job))
+    return job.model.encoder_sha256 or pretrained_sha256(_folder(job))
 
 
-def encoder_folder(job: JobFile) -> Path:
+def _folder(job: JobFile) -> Path:
     """Return the folder of a job's transformer.
 
     Raises:
@@ -83,6 +91,8 @@ def _check(job: JobFile) -> None:
         f"an objective that takes text, got {job.learner.objective!r}": job.learner.objective
         in ("ranking", "next_token"),
         "no model.inputs, which names columns of numbers": bool(job.model.inputs),
+        "no model.factory beside what adapts the encoder in the built-in model": learns_encoder(job)
+        and job.model.factory is not None,
     }
     if fault := next((what for what, there in in_the_way.items() if there), None):
         raise JobError(f"model.encoder: expected {fault}; change it, or leave the encoder out")

@@ -128,6 +128,42 @@ def test_experts_side_by_side_take_vectors(folder: Path, tmp_path: Path) -> None
     assert found.sha256
 
 
+LORA = 'model.adapt=[{name="peft_lora", rank=4, target=["query", "value"]}]'
+
+
+@pytest.mark.skipif(find_spec("peft") is None, reason="needs incr[text]")
+def test_a_transformer_adapted_by_peft_learns_in_the_model(folder: Path, tmp_path: Path) -> None:
+    steps = ["learner.epochs=12", "learner.optimizer={name='adam', lr=0.01}", "model.encoder_tokens=16"]
+    adapted = job(folder, LORA, *steps)
+    whole = finish(adapted, tmp_path / "whole", LocalEngine)
+    finish(adapted, tmp_path / "parts", LocalEngine, stop_after=2)
+    parts = finish(adapted, tmp_path / "parts", LocalEngine)
+    assert (parts.sha256, parts.score) == (whole.sha256, whole.score)
+    version = Version.load(tmp_path / "whole")
+    learned = {name for name, weight in version.learner.model.named_parameters() if weight.requires_grad}
+    assert learned
+    assert all(name.startswith("layers.") or "lora" in name for name in learned)
+    moved = [weight for name, weight in version.learner.model.named_parameters() if "lora_B" in name]
+    assert any(weight.any() for weight in moved)
+    assert version.evaluate(folder / "tickets.parquet")["accuracy"] > 0.7
+    asked, new = Asked(version), tickets(20).drop_columns(["kind"])
+    [served] = ask([asked.question(rows_in(json.dumps({"rows": new.to_pylist()}).encode(), 100))])
+    assert [one["class"] for one in served["predictions"]] == version.predict(new)["class"].to_pylist()
+
+
+@pytest.mark.flower
+@pytest.mark.skipif(find_spec("peft") is None, reason="needs incr[text]")
+def test_law_3_holds_for_an_adapted_transformer(folder: Path, tmp_path: Path) -> None:
+    pytest.importorskip("flwr.app")
+    from federated.engine import FederatedEngine
+    from tests.support.in_process_grid import InProcessGrid
+
+    text = job(folder, LORA, "federated.clients=blocks:1", "learner.epochs=1")
+    local = finish(text, tmp_path / "local", LocalEngine)
+    federated = finish(text, tmp_path / "federated", lambda job, out: FederatedEngine(job, out, InProcessGrid(1)))
+    assert (federated.sha256, federated.score) == (local.sha256, local.score)
+
+
 def test_another_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
     save_small_bert(tmp_path / "small")
     (tmp_path / "tickets.parquet").write_bytes((folder / "tickets.parquet").read_bytes())

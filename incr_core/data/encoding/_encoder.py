@@ -75,6 +75,7 @@ class Encoder:
         widths: how long the lists (pixels, an embedding) of numeric columns are; columns that it does not name hold one
             number a row. None: a `Stream` finds out from its data.
         pretrained: A transformer whose vectors of the text columns are further numbers, in place of hashed words.
+        tokenised: The model contains the transformer: texts become ids of its tokens, (B, T, tokens) int32.
 
     Attributes:
         hashes: what hashes the categories of each column; word_hashes: the words; id_hashes: the ids.
@@ -110,6 +111,7 @@ class Encoder:
         text_words: int = 256,
         id_columns: Sequence[str] = (),
         pretrained: Pretrained | None = None,
+        tokenised: bool = False,
     ) -> None:
         self.tasks = tasks
         self.guesses = guesses
@@ -118,7 +120,8 @@ class Encoder:
         self.numeric, self.categorical = list(numeric), list(categorical)
         self.date, self.text = list(date), list(text)
         self.text_buckets, self.text_words = text_buckets, text_words
-        self.id_columns, self.pretrained = list(id_columns), pretrained
+        self.id_columns = list(id_columns)
+        self.pretrained, self.tokenised = pretrained, tokenised
         self.objective, self.buckets = objective, buckets
         check_labels(objective, self.labels, vocabulary, len(self.inputs))
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
@@ -155,8 +158,13 @@ class Encoder:
 
     @property
     def worded(self) -> list[str]:
-        """The text columns whose words are hashed: all, without a pretrained transformer."""
-        return self.text if self.pretrained is None else []
+        """The text columns that the model is given as whole numbers: all, except with vectors of a transformer."""
+        return self.text if self.pretrained is None or self.tokenised else []
+
+    @property
+    def slots(self) -> int:
+        """The whole numbers of a text: of its words and pairs of words, or of its tokens."""
+        return self.pretrained.tokens if self.pretrained is not None else slots_of(self.text_words)
 
     @property
     def columns(self) -> list[str]:
@@ -214,7 +222,7 @@ class Encoder:
         for name in self.date:
             found[name] = range(start, start + PARTS)
             start = found[name].stop
-        if self.pretrained is not None:
+        if self.pretrained is not None and not self.tokenised:
             for name in self.text:
                 found[name] = range(start, start + self.pretrained.width)
                 start = found[name].stop
@@ -266,7 +274,7 @@ class Encoder:
         if self.categorical:
             inputs["categorical"] = torch.zeros(0, len(self.categorical), 2, dtype=torch.int64)
         if self.worded:
-            inputs["text"] = torch.zeros(0, len(self.text), slots_of(self.text_words), dtype=torch.int32)
+            inputs["text"] = torch.zeros(0, len(self.text), self.slots, dtype=torch.int32)
         if self.id_columns:
             inputs["ids"] = torch.zeros(0, len(self.id_columns), dtype=torch.int64)
         width = (self.width,) if self.of_tokens else self._labels.width
@@ -327,7 +335,10 @@ class Encoder:
         return Encoded(batch.take(torch.from_numpy(np.flatnonzero(good))), bad, good)
 
     def texts(self, columns: Mapping[str, pa.ChunkedArray], place: str) -> Tensor:
-        """Return the buckets of the words in text columns, (B, T, slots) int32."""
+        """Return the buckets of the words in text columns, or the ids of their tokens plus 1, (B, T, slots) int32."""
+        if self.pretrained is not None:
+            named = ((column, f"stream.features.{name} in {place}") for name, column in columns.items())
+            return torch.from_numpy(np.stack([self.pretrained.ids(column, what) for column, what in named], axis=1))
         found = [
             text_buckets(
                 column, self.word_hashes[name], self.text_buckets, self.text_words, f"stream.features.{name} in {place}"
@@ -350,7 +361,7 @@ class Encoder:
             return tokens(table[name], self.widths.get(name, 1), self.vocabulary, name, place, known)
         places = {name: found for name, found in self.places.items() if name not in self.text}
         matrix, faults = numeric_matrix(table, places, self.widths, place, self.date)
-        if self.pretrained is not None:
+        if self.pretrained is not None and not self.tokenised:
             named = ((table[name], f"stream.features.{name} in {place}") for name in self.text)
             matrix = np.hstack([matrix, *(self.pretrained.vectors(column, what) for column, what in named)])
         if self.ids:

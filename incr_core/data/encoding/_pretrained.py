@@ -77,6 +77,14 @@ class Pretrained:
 
     @cached_property
     def _body(self) -> Any:
+        return self.body().requires_grad_(False)
+
+    def body(self) -> Any:
+        """Return a transformer of its own with the weights of the folder, in eval mode.
+
+        Raises:
+            ArgumentError: They cannot be read, or weights are missing.
+        """
         try:
             with seeded(0), _without_progress_bar():  # transformers draws weights before it reads them
                 body, told = _library().AutoModel.from_pretrained(
@@ -96,7 +104,7 @@ class Pretrained:
                 f"model.encoder: expected all weights of the encoder in {self.folder}, got none for {missing[0]}; save "
                 "the whole model"
             )
-        return body.eval().requires_grad_(False)
+        return body.eval()
 
     def vectors(self, column: pa.ChunkedArray, place: str) -> Floats:
         """Return the vectors of a column of texts, (B, width); zeros for null and empty text.
@@ -108,6 +116,17 @@ class Pretrained:
         for row, text in enumerate(texts):
             if text:
                 found[row] = self._vector(text)
+        return found
+
+    def ids(self, column: pa.ChunkedArray, place: str) -> np.ndarray[Any, np.dtype[np.int32]]:
+        """Return the ids of each text's tokens plus 1, (B, tokens), for a transformer that learns; 0 is padding."""
+        texts = texts_of(column, place).to_pylist()
+        found = np.zeros((len(texts), self.tokens), dtype=np.int32)
+        with self._lock:
+            for row, text in enumerate(texts):
+                if text:
+                    ids = self._tokenizer(text, truncation=True, max_length=self.tokens)["input_ids"]
+                    found[row, : len(ids)] = np.asarray(ids) + 1
         return found
 
     def _vector(self, text: str) -> Floats:
