@@ -80,7 +80,7 @@ class Pretrained:
         return self.body().requires_grad_(False)
 
     def body(self) -> Any:
-        """Return a transformer of its own with the weights of the folder, in eval mode.
+        """Return a new transformer with the weights of the folder, in eval mode.
 
         Raises:
             ArgumentError: They cannot be read, or weights are missing.
