@@ -73,7 +73,10 @@ class Asked:
         self.version = version
         job = version.job
         self.columns = columns_of(job)
-        self.required = columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=False)
+        self._prepares = job.features.prepare is not None
+        # A function may derive any column from any other: the columns that it needs are its own matter.
+        wanted = columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=False)
+        self.required = [] if self._prepares else wanted
         self._plain, self._history = version.plain(), version.history
         self._names = version.answers
         self._learner = version.learner
@@ -93,7 +96,7 @@ class Asked:
         Raises:
             StreamError: A row has no value for a column, null included, or one of another kind.
         """
-        inputs = self._plain.inputs(rows)
+        inputs = None if self._prepares else self._plain.inputs(rows)
         if inputs is not None:
             return Question(self, rows, inputs, None, {})
         expect_columns(rows, self.required)
