@@ -71,4 +71,4 @@ class LoopState:
 def _gate(job: Job) -> Gate | None:
     publish = job.publish
     goes_back = publish.on_hold == "rollback"
-    return Gate(publish.margin, publish.patience, goes_back=goes_back) if publish.gate else None
+    return Gate(publish.margin, publish.patience, goes_back=goes_back) if job.gated else None

@@ -20,7 +20,8 @@ def what_was_run(run: RunDirectory, summary: Mapping[str, Any]) -> str:
     """The table of terms; empty if the directory's job is not valid."""
     job = run.job()
     try:
-        terms = dict(_terms(job, summary)) | told_columns(job)
+        judged = any("gate" in manifest for manifest in run.versions())
+        terms = dict(_terms(job, summary, judged=judged)) | told_columns(job)
     except KeyError:
         return ""
     weights = _weights(run)
@@ -31,7 +32,7 @@ def what_was_run(run: RunDirectory, summary: Mapping[str, Any]) -> str:
     return section("Job", note, html_table(["", ""], rows, numeric=(), kind="terms"))
 
 
-def _terms(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _terms(job: Mapping[str, Any], summary: Mapping[str, Any], *, judged: bool) -> Iterator[tuple[str, str]]:
     stream, learner, model = job["stream"], job["learner"], job.get("model", {})
     yield "job", str(job.get("name", ""))
     if path := stream.get("path"):
@@ -53,7 +54,7 @@ def _terms(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple
     if drift := job.get("drift"):
         yield "drift detectors", "; ".join(map(_part, drift))
     publish = job.get("publish", {})
-    if publish.get("gate"):
+    if judged:
         yield "gate", f"margin {publish.get('margin')}, patience {publish.get('patience')} versions"
     if holdout := publish.get("holdout"):
         yield "holdout", f"{holdout:g}" + (" of an increment" if holdout < 1 else " rows")
