@@ -110,10 +110,10 @@ def answers(model: nn.Module, rows: Batch) -> Tensor:
     return found
 
 
-def compared(job: Job, every: int, passes: int, kept: Scores, months: int) -> None:
+def compared(job: Job, every: int, passes: int, kept: Scores, months: int, settings: list[str]) -> None:
     """Follow the stream with both, and print the comparison."""
     stream, days, labels = job.data(), list[Day](), dict[int, float]()
-    current = KeptCurrent(job, stream.numeric_width)
+    current = KeptCurrent(job.with_settings(settings), stream.numeric_width)
     seconds, known = 0.0, list[Batch]()
     for increment, took in timed(stream.increments()):
         begun = time.process_time()
@@ -132,7 +132,7 @@ def compared(job: Job, every: int, passes: int, kept: Scores, months: int) -> No
         revealed = increment.revealed
         assert revealed.row_ids is not None
         labels.update(zip(revealed.row_ids.tolist(), revealed.targets.tolist(), strict=True))
-    show(days, labels, seconds, kept, {"months": months, "every": every, "passes": passes})
+    show(days, labels, seconds, kept, {"months": months, "every": every, "passes": passes, "set": settings})
 
 
 def _retrained(job: Job, width: int, rows: Batch, arriving: Batch, run: dict[str, Any], kept: Scores) -> Tensor:
@@ -196,13 +196,14 @@ def main() -> None:
     parser.add_argument("--months", type=int, default=12, choices=[*range(2, 10), 12], help="months to follow")
     parser.add_argument("--every", type=int, default=10, help="days from one retraining to the next")
     parser.add_argument("--passes", type=int, default=4, help="passes of a retraining")
+    parser.add_argument("--set", action="append", default=[], help="settings of the learner that is kept current")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     settle_arithmetic(1)
     prepare(["--out", str(FLIGHTS / "data")])
     months = "??" if arguments.months > 9 else f"0[1-{arguments.months}]"
     job = Job.read(FLIGHTS / "job.toml", ["baselines={}", f"stream.path={FLIGHTS}/data/2013-{months}-??.parquet"])
-    compared(job, arguments.every, arguments.passes, Scores(arguments.out, {}), arguments.months)
+    compared(job, arguments.every, arguments.passes, Scores(arguments.out, {}), arguments.months, arguments.set)
 
 
 if __name__ == "__main__":

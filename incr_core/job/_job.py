@@ -273,4 +273,5 @@ class Job(JobFile):
             reference=Reference(self.publish.reference) if self.gated else None,
             holdout=self.publish.holdout,
             rows_per_hour=self.limits.rows_per_hour,
+            memory=None if self.limits.memory is None else self.limits.memory * 1e9,
         )

@@ -80,8 +80,8 @@ class PublishSection(Section):
     """Judge each new version before it is served, on the rows that arrived and on rows of the past. It becomes the
     champion, or is held back while the champion keeps serving and the run keeps learning
     ([how](design.md#the-gate)). What is learned does not depend on it, except for what the drift action `rewarm`
-    returns to. Default: true, but false with `federated.privacy`, `federated.stateless` or that drift action, and for an
-    objective without `prediction_losses`.
+    returns to. Default: true, but false with `federated.privacy`, `federated.stateless` or that drift action, and for
+    an objective without `prediction_losses`.
     """
     margin: float = Field(0.03, ge=0)
     """By which share of the champion's loss on the past a suspect version may be worse, beyond what is usual in this
@@ -159,6 +159,15 @@ class LimitsSection(Section):
     """Wall time of an increment, to predict, learn and exchange. After an increment that took longer, the next one
     learns a smaller share of its rows, at least a hundredth. Where there is time, the share at most doubles with each
     increment. The share is part of each commit, so a resumed run continues with it. Default: no limit.
+    """
+    cpu_seconds: float | None = Field(None, gt=0)
+    """CPU seconds of an increment, to read, predict and learn, of all processes that learn together. It is kept like
+    `seconds`. Default: no limit.
+    """
+    memory: float | None = Field(None, gt=0)
+    """Gigabytes of resident memory of each process that learns, at the peak of an increment. It is kept like `seconds`:
+    the share is in proportion to the memory that increments add. Model, memories of strategies and one increment of
+    the files must fit; only the rows to learn are sampled. Linux only. Default: no limit.
     """
     disk: float | None = Field(None, gt=0)
     """Gigabytes that the run's directory may take before older versions lose their weights, half of them at a time,

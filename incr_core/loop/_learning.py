@@ -194,7 +194,7 @@ class Learning:
             action = "a sample is learned, the others are in the table dropped" if counts.dropped else "all are learned"
             self._happened(tick, "limit", what, action, counts.dropped)
         spent = max(arrival.seconds for arrival in arrivals) + learned.seconds_learning + learned.seconds_exchanging
-        if not tick.warm and limits.took(spent, counts.labelled):
+        if not tick.warm and limits.took(spent, learned, counts.labelled):
             self._order(Orders(share=limits.share))
 
     def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:

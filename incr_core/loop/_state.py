@@ -29,7 +29,7 @@ class LoopState:
     def __init__(self, job: Job) -> None:
         self.totals, self.clients, self.slices = Totals(), NamedSums(), SliceTotals()
         self.controller, self.review, self.gate = job.controller(), job.reviews(), _gate(job)
-        self.limits = Limits(job.limits.seconds)
+        self.limits = Limits(job.limits)
         self.dropped: dict[str, Any] | None = None
         self.reached = 0
 

@@ -75,7 +75,13 @@ _SIZES = (
     ("rows_dropped", "dropped"),
 )
 
-_LIMITS = {"rows_per_hour": "rows per hour of the stream", "seconds": "seconds per increment", "disk": "GB of disk"}
+_LIMITS = {
+    "rows_per_hour": "rows per hour of the stream",
+    "seconds": "seconds per increment",
+    "cpu_seconds": "CPU seconds per increment",
+    "memory": "GB of memory",
+    "disk": "GB of disk",
+}
 
 
 def _increments(stream: Mapping[str, Any]) -> str:
