@@ -16,12 +16,14 @@ the number of days over the number of sampled ones: the cost of a retraining is 
 are equally spaced. AUC is measured on the flights of the sampled days, for both: the mean over days, by rows, and over
 all of these rows together.
 
-A retraining is kept when it is made, so a run that was killed continues.
+Each retraining is kept in a file when it is made (--retrainings), so a run that was killed continues, and further
+settings of the model that is kept current (--set) are compared with the same retrainings.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -43,6 +45,7 @@ from incr_core.models import TableMLP
 from incr_core.numerics import settle_arithmetic
 
 RESULTS = Path(__file__).parent / "results" / "freshness.json"
+RETRAININGS = Path(tempfile.gettempdir()) / "incr-freshness.json"
 FLIGHTS = Path(__file__).parent.parent / "examples" / "flights"
 
 
@@ -110,8 +113,9 @@ def answers(model: nn.Module, rows: Batch) -> Tensor:
     return found
 
 
-def compared(job: Job, every: int, passes: int, kept: Scores, months: int, settings: list[str]) -> None:
-    """Follow the stream with both, and print the comparison."""
+def compared(job: Job, settings: list[str], run: dict[str, Any], made: Scores, kept: Scores) -> None:
+    """Follow the stream with both, print the comparison and keep it."""
+    every, passes = run["every"], run["passes"]
     stream, days, labels = job.data(), list[Day](), dict[int, float]()
     current = KeptCurrent(job.with_settings(settings), stream.numeric_width)
     seconds, known = 0.0, list[Batch]()
@@ -126,13 +130,13 @@ def compared(job: Job, every: int, passes: int, kept: Scores, months: int, setti
         current.learn(increment)
         seconds += took + time.process_time() - begun
         if days and not increment.tick.warm and (len(days) - 1) % every == every // 2:
-            run = {"arm": "retrained", "day": days[-1].name, "passes": passes}
-            days[-1].retrained = _retrained(job, stream.numeric_width, cat(known), increment.arriving, run, kept)
+            one = {"day": days[-1].name, "passes": passes}
+            days[-1].retrained = _retrained(job, stream.numeric_width, cat(known), increment.arriving, one, made)
         known.append(increment.labelled)
         revealed = increment.revealed
         assert revealed.row_ids is not None
         labels.update(zip(revealed.row_ids.tolist(), revealed.targets.tolist(), strict=True))
-    show(days, labels, seconds, kept, {"months": months, "every": every, "passes": passes, "set": settings})
+    kept.add({**run, "set": settings}, show(days, labels, seconds, made, passes))
 
 
 def _retrained(job: Job, width: int, rows: Batch, arriving: Batch, run: dict[str, Any], kept: Scores) -> Tensor:
@@ -158,10 +162,10 @@ def timed(increments: Iterator[Increment]) -> Iterator[tuple[Increment, float]]:
         yield increment, time.process_time() - begun
 
 
-def show(days: list[Day], labels: dict[int, float], seconds: float, kept: Scores, run: dict[str, Any]) -> None:
-    """Score both on the sampled days, print and keep the figures."""
+def show(days: list[Day], labels: dict[int, float], seconds: float, made: Scores, passes: int) -> dict[str, Any]:
+    """Score both on the sampled days, print the figures and return them."""
     sampled = [day for day in days if day.retrained is not None]
-    lines = [kept.find({"arm": "retrained", "day": day.name, "passes": run["passes"]}) or {} for day in sampled]
+    lines = [made.find({"day": day.name, "passes": passes}) or {} for day in sampled]
     spent = sum(line["cpu_seconds"] for line in lines)
     of_all = spent * len(days) / len(sampled)
     scores: dict[str, Any] = {
@@ -183,7 +187,7 @@ def show(days: list[Day], labels: dict[int, float], seconds: float, kept: Scores
         scores |= {f"mean_auc_{name}": round(mean, 4), f"auc_{name}": round(over_all, 4), "rows": sum(rows)}
         print(f"{name:<16}{mean:>18.4f}{over_all:>9.4f}{scores[f'cpu_seconds_{name}']:>10,.1f}")
     print(f"{len(sampled)} of {len(days)} days sampled; ratio of CPU seconds {scores['ratio']}")
-    kept.add({"arm": "both", **run}, scores)
+    return scores
 
 
 def auc(predicted: Tensor, targets: Tensor) -> float:
@@ -197,13 +201,15 @@ def main() -> None:
     parser.add_argument("--every", type=int, default=10, help="days from one retraining to the next")
     parser.add_argument("--passes", type=int, default=4, help="passes of a retraining")
     parser.add_argument("--set", action="append", default=[], help="settings of the learner that is kept current")
+    parser.add_argument("--retrainings", type=Path, default=RETRAININGS, help="file of the retrainings that are made")
     parser.add_argument("--out", type=Path, default=RESULTS)
     arguments = parser.parse_args()
     settle_arithmetic(1)
     prepare(["--out", str(FLIGHTS / "data")])
     months = "??" if arguments.months > 9 else f"0[1-{arguments.months}]"
     job = Job.read(FLIGHTS / "job.toml", ["baselines={}", f"stream.path={FLIGHTS}/data/2013-{months}-??.parquet"])
-    compared(job, arguments.every, arguments.passes, Scores(arguments.out, {}), arguments.months, arguments.set)
+    run = {"months": arguments.months, "every": arguments.every, "passes": arguments.passes}
+    compared(job, arguments.set, run, Scores(arguments.retrainings, {}), Scores(arguments.out, {}))
 
 
 if __name__ == "__main__":

@@ -293,6 +293,8 @@ class Learning:
         self.state.dropped = dropped
         if dropped is not None and dropped["until"] > self.state.reached:
             self._order(Orders(aside=dropped["until"]))
+            span = [self.state.reached, dropped["until"]]
+            self.state.aside = [*(one for one in self.state.aside if one[0] != span[0]), span]
 
     # -- commits -------------------------------------------------------------------------------------------------
 
