@@ -97,7 +97,8 @@ def retrain(job: Job, width: int, rows: Batch, passes: int, seed: int) -> nn.Mod
     generator = torch.Generator().manual_seed(seed)
     model.train()
     for _ in range(passes):
-        for places in torch.randperm(len(rows), generator=generator).split(job.learner.batch_size):
+        order = torch.randperm(len(rows), generator=generator)
+        for places in torch.split(order, job.learner.batch_size):
             inputs = {name: values[places] for name, values in rows.inputs.items()}
             loss = F.binary_cross_entropy_with_logits(model(inputs).squeeze(1), rows.targets[places])
             optimizer.zero_grad()
