@@ -22,13 +22,3 @@ def test_clients_learn_a_sample_above_a_limit(limit: str, tmp_path: Path) -> Non
     metrics = RunDirectory.open(tmp_path / "run").table("metrics")
     assert metrics["rows_labelled"].to_pylist() == [DAY, *[4] * 3], "a hundredth of each client's rows"
     assert not audit(tmp_path / "run").violations
-
-
-def test_older_versions_of_clients_lose_their_weights_where_the_directory_is_full(tmp_path: Path) -> None:
-    days = job(tmp_path / "days", timed(stream(flipped, 0, 8)), *BY_DAY)
-    limited = days.with_settings(["limits.disk=0.0002"])
-    assert finish(limited, tmp_path / "run", on(InProcessGrid(2))).sha256 == (
-        finish(days, tmp_path / "plain", on(InProcessGrid(2))).sha256
-    )
-    kept = [one["version"] for one in RunDirectory.open(tmp_path / "run").versions() if one["has_weights"]]
-    assert kept == [7, 8]
