@@ -262,7 +262,7 @@ class ClusterEngine(Engine):
         """
         if self.job.publish.every > 1:
             return None
-        saves = self._states.are_files and not self._saves_meanwhile and not self.job.publish.gate
+        saves = self._states.are_files and not self._saves_meanwhile and not self.job.gated
         return Due(gathers=not self._saves_meanwhile, version=self._next if saves else None)
 
     def _changed(self) -> None:

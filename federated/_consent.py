@@ -43,7 +43,7 @@ def offered(job: Job) -> str:
     told = {name: document[name] for name in SECTIONS if name in document}
     told["stream"] = {key: value for key, value in document["stream"].items() if key in STREAM}
     told["federated"] = {"personal": job.federated.personal}
-    told["publish"] = {key: document["publish"][key] for key in PUBLISH}
+    told["publish"] = {key: document["publish"][key] for key in PUBLISH if key != "gate"} | {"gate": job.gated}
     return json.dumps(told)
 
 

@@ -186,8 +186,9 @@ def checked(asked: Asked, answer: Message | None) -> RecordDict:
 
 def _check(asked: Asked, content: RecordDict) -> None:
     work = content.config_records[WORK]
-    if not 0 <= float(str(work["seconds"])) < math.inf:
-        raise Refused("seconds of work that are none")
+    for cost in ("seconds", "cpu_seconds", "memory"):
+        if not 0 <= float(str(work[cost])) < math.inf:
+            raise Refused(f"{cost} of work that are none")
     if not HASH.fullmatch(str(work["ledger"])):
         raise Refused("a ledger whose hash is none")
     if not 0 <= int(str(work.get("erased", 0))) < LATEST:

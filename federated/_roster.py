@@ -30,12 +30,14 @@ class Roster(ABC):
     failed: clients whose answers did not come, or were left out, and why; since the last increment.
     held_out: clients that never learn, and on whose rows the model is evaluated.
     bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
+    cpu_seconds, memory: of all processes, and of the one that took most (`Usage.spent`); since the last increment.
     """
 
     alike = True
 
     def __init__(self) -> None:
         self.bytes, self.seconds = 0, 0.0
+        self.cpu_seconds = self.memory = 0.0
         self.origins: list[str] = []
         self.news: list[tuple[str, str, str]] = []
         self.failed: list[tuple[int, str]] = []
@@ -146,6 +148,9 @@ class Roster(ABC):
         found = self._accepted(action, clients, [replies.get(node) for node in nodes], anchor)
         self.bytes += sum(map(payload, contents)) + sum(map(payload, found.values()))
         self.seconds += _busiest(list(found.values()))
+        costs = [answer.config_records[WORK] for answer in found.values()]
+        self.cpu_seconds += sum(float(str(cost["cpu_seconds"])) for cost in costs)
+        self.memory = max([self.memory, *(float(str(cost["memory"])) for cost in costs)])
         return found
 
     @property

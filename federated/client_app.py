@@ -24,6 +24,7 @@ import os
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 from torch import Tensor
@@ -166,10 +167,11 @@ def learn(message: Message, context: Context) -> Message:
 @app.batched("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
 def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
     """Learn the increments at hand of several clients as one batch (`federated.batch_clients`)."""
-    begun, hosts = time.perf_counter(), [host_of(context) for context in contexts]
+    begun, hosts = (time.perf_counter(), time.process_time()), [host_of(context) for context in contexts]
     orders = [message.content.config_records[ORDER] for message in messages]
     try:
         participants = [host.participant(order) for host, order in zip(hosts, orders, strict=True)]
+        participants[0].usage.begin()
         for host, participant in zip(hosts, participants, strict=True):
             host.check_learns(participant)
         anchor = unpack(messages[0].content.array_records[ANCHOR], copy=False)
@@ -181,9 +183,8 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
             contents.append((_contribution(participant, update), host.answered(participant, changed=True)))
     except Exception as error:  # of one of them, which the others cannot go on without
         return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
-    seconds = (time.perf_counter() - begun) / len(messages)
     for content, told in contents:
-        content[WORK] = ConfigRecord({"seconds": seconds, "process": os.getpid(), ALONE: why, **told})
+        content[WORK] = _work(begun, participants[0], {ALONE: why, **told}, len(messages))
     return [Message(content, reply_to=message) for (content, _), message in zip(contents, messages, strict=True)]
 
 
@@ -312,15 +313,25 @@ def _answer(
 
     changed: whether the work changes what the next message depends on.
     """
-    begun = time.perf_counter()
+    begun = time.perf_counter(), time.process_time()
     try:
         participant = (begin or host.participant)(message.content.config_records[ORDER])
+        participant.usage.begin()
         content = work(participant)
         told = host.answered(participant, changed=changed)
     except Exception as error:
         return Message(host.failure(error), reply_to=message)
-    content[WORK] = ConfigRecord({"seconds": time.perf_counter() - begun, "process": os.getpid(), **told})
+    content[WORK] = _work(begun, participant, told)
     return Message(content, reply_to=message)
+
+
+def _work(
+    begun: tuple[float, float], participant: Participant, told: Mapping[str, Any], messages: int = 1
+) -> ConfigRecord:
+    """The cost of an answer, and the process. begun: wall time and CPU time; messages: answered together."""
+    seconds, cpu_seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
+    cost = {"seconds": seconds / messages, "cpu_seconds": cpu_seconds / messages}
+    return ConfigRecord({**cost, "memory": participant.usage.spent()[1], "process": os.getpid(), **told})
 
 
 def _contribution(participant: Participant, update: Update) -> RecordDict:

@@ -176,6 +176,8 @@ class FederatedEngine(Engine):
         done.seconds_learning = roster.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
         done.bytes_exchanged, roster.bytes = roster.bytes, 0
+        done.cpu_seconds, done.memory = roster.cpu_seconds, roster.memory
+        roster.cpu_seconds = roster.memory = 0.0
         for client, why in roster.failed:
             done.contributions.failed(client, why)
         roster.failed = []

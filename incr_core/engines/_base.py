@@ -134,9 +134,10 @@ class Engine:
         """Return each participant's sums of a comparison of the weights with the champion on past rows
         (`Reference.judge`).
 
-        It is called before a commit if the job has a gate. The verdict is part of the next orders.
+        It is called before a commit if the job has a gate, which is the default. The verdict is part of the next
+        orders.
         """
-        raise JobError(f"publish.gate: expected an engine that judges versions, got {self.name}; leave it out")
+        raise JobError(f"publish.gate: expected an engine that judges versions, got {self.name}; set it to false")
 
     def compare(self, champion: Weights) -> list[Comparison]:
         """Let participants compare the weights with the champion's on the rows held back (`Participant.compare`).

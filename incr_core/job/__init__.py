@@ -21,7 +21,7 @@ from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._proposal import Proposal, looked_at, propose
 from incr_core.job._proposal_text import job_text
 from incr_core.job._replicas import Replicas
-from incr_core.job._run_sections import AlertsSection
+from incr_core.job._run_sections import AlertsSection, LimitsSection
 
 __all__ = [
     "OBJECT",
@@ -34,6 +34,7 @@ __all__ = [
     "FederatedSection",
     "Job",
     "LearnerSection",
+    "LimitsSection",
     "ModelSection",
     "Proposal",
     "Replicas",

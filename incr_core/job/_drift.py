@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from incr_core._util import unknown
 from incr_core.data.encoding import Encoder
@@ -16,7 +16,7 @@ from incr_core.objectives import Objective
 from incr_core.rounds import PROBE_ROWS, PROBED, Probe
 from incr_core.strategies import Strategy
 
-__all__ = ["check_judged", "controller_of", "probes_of"]
+__all__ = ["controller_of", "has_gate", "probes_of"]
 
 LOWER_IS_BETTER = ("loss", "error", "log_loss", "brier", "calibration_error", "mae", "mse", "rmse")
 
@@ -49,13 +49,27 @@ def controller_of(
     return Controller(alarms, objective, every if isinstance(every, int) else None, by_task=every == "task")
 
 
-def check_judged(job: JobFile, objective: Objective) -> None:
-    """Raise JobError if the job has a gate, but its objective has no prediction losses to compare."""
-    if job.publish.gate and type(objective).prediction_losses is Objective.prediction_losses:
+def _leaves_gate_out(job: JobFile) -> bool:
+    """Whether a job has no gate by default, because a gate needs state, exact sums, or would change what is learned."""
+    rewarms = any("rewarm" in section.action for section in job.drift)
+    return rewarms or job.federated.privacy is not None or job.federated.stateless
+
+
+def has_gate(job: JobFile, objective: Callable[[], Objective]) -> bool:
+    """Whether new versions are judged: as the job says, and by default wherever they can be.
+
+    Raises JobError if the job asks for a gate, but its objective has no prediction losses to compare.
+    """
+    wanted = job.publish.wants_gate
+    if wanted is False or (wanted is None and _leaves_gate_out(job)):
+        return False
+    compares = type(objective()).prediction_losses is not Objective.prediction_losses
+    if wanted and not compares:
         raise JobError(
             f"publish.gate: expected an objective with prediction_losses, which versions are compared by, got "
             f"{job.learner.objective}; write them, or leave the gate out"
         )
+    return compares
 
 
 def probes_of(sections: Sequence[DriftSection], encoder: Encoder) -> list[Probe]:

@@ -207,7 +207,7 @@ class JobFile(Section):
                 "review: expected none with federated.privacy, whose account has the rounds of increments alone; leave "
                 "out one of the two"
             )
-        if self.federated.privacy is not None and self.publish.gate:
+        if self.federated.privacy is not None and self.publish.wants_gate:
             raise ValueError(
                 "publish.gate: expected false with federated.privacy, since which version is kept would be chosen by "
                 "sums over rows without noise, got true; leave out one of the two"
@@ -227,7 +227,7 @@ class JobFile(Section):
         kept = {
             "features.rate": bool(self.features.rate),
             "stream.key": bool(self.stream.keys),
-            "publish.gate": self.publish.gate,
+            "publish.gate": bool(self.publish.wants_gate),
             "limits.rows_per_hour": self.limits.rows_per_hour is not None,
             "review": self.review is not None,
             "drift": bool(self.drift),
@@ -441,9 +441,12 @@ class JobFile(Section):
         if federated.availability is None:  # else who is too late
             document["federated"].pop("round_timeout", None)
         if self.publish.on_hold == "go_on":  # else the gate says what is learned
-            for key in ("gate", "margin", "patience", "reference", "on_hold"):
-                if not self.publish.holdout or key != "gate":
-                    del document["publish"][key]
+            for key in ("margin", "patience", "reference", "on_hold"):
+                del document["publish"][key]
+        if self.publish.holdout or self.publish.on_hold == "rollback":
+            document["publish"]["gate"] = True
+        else:
+            document["publish"].pop("gate", None)
         if not self.publish.holdout:  # as an earlier incr has it
             del document["publish"]["holdout"]
         document["cluster"]["shards"] = 1

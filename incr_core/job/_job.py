@@ -27,7 +27,7 @@ from incr_core.job._data import (
     source_of,
     stream_of,
 )
-from incr_core.job._drift import check_judged, controller_of, probes_of
+from incr_core.job._drift import controller_of, has_gate, probes_of
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
 from incr_core.job._learning import (
@@ -198,11 +198,17 @@ class Job(JobFile):
         """The controller that reacts to drift and triggers consolidation; None if the job needs neither."""
         return controller_of(self, self.objective(), self.strategies() if self.drift else [], schedule_of(self))
 
+    @cached_property
+    @as_job_error()
+    def gated(self) -> bool:
+        """Whether each new version is judged before it is served (`publish.gate`)."""
+        return has_gate(self, self.objective)
+
     @as_job_error()
     def probes(self) -> list[Probe]:
         """The values that participants report of an increment before they learn it, for drift detection."""
         # The gate's probe is the last: all other readers count the reports from the first on.
-        return probes_of(self.drift, self.encoder) + ([Probe("loss")] if self.publish.gate else [])
+        return probes_of(self.drift, self.encoder) + ([Probe("loss")] if self.gated else [])
 
     @as_job_error()
     def learner_for(
@@ -255,7 +261,6 @@ class Job(JobFile):
         reads, turns: shared with participants in this process, or in others, that own other parts of the stream.
         personal: weights that stay with it, by name pattern.
         """
-        check_judged(self, self.objective())
         stream = self.data(partition, reads, turns)
         kind: Callable[..., Participant] = Participant
         if isinstance(partition, ByOwners):
@@ -272,7 +277,8 @@ class Job(JobFile):
             reports_tasks=self.learner.consolidate == "task",
             stopping=stopping_of(self),
             personal=personal,
-            reference=Reference(self.publish.reference) if self.publish.gate else None,
+            reference=Reference(self.publish.reference) if self.gated else None,
             holdout=self.publish.holdout,
             rows_per_hour=self.limits.rows_per_hour,
+            memory=None if self.limits.memory is None else self.limits.memory * 1e9,
         )

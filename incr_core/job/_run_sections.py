@@ -76,11 +76,12 @@ class PublishSection(Section):
     """Increments between commits."""
     keep: int | None = Field(None, ge=1)
     """The number of newest versions that keep their weights. The champion always does. Default: all."""
-    gate: bool = False
+    gate: bool | None = None
     """Judge each new version before it is served, on the rows that arrived and on rows of the past. It becomes the
     champion, or is held back while the champion keeps serving and the run keeps learning
     ([how](design.md#the-gate)). What is learned does not depend on it, except for what the drift action `rewarm`
-    returns to.
+    returns to. Default: true, but false with `federated.privacy`, `federated.stateless` or that drift action, and for
+    an objective without `prediction_losses`.
     """
     margin: float = Field(0.03, ge=0)
     """By which share of the champion's loss on the past a suspect version may be worse, beyond what is usual in this
@@ -113,15 +114,15 @@ class PublishSection(Section):
 
     @model_validator(mode="after")
     def _holds_something(self) -> Self:
-        if self.on_hold == "rollback" and not self.gate:
-            raise ValueError('publish.on_hold: expected gate = true with "rollback", got false; set it')
+        if self.on_hold == "rollback" and self.gate is False:
+            raise ValueError('publish.on_hold: expected gate = true with "rollback", got false; leave gate out')
         return self
 
     @model_validator(mode="after")
     def _holds_rows_back(self) -> Self:
-        if self.holdout and not self.gate:
+        if self.holdout and self.gate is False:
             raise ValueError(
-                "publish.holdout: expected gate = true, which judges by the rows held back, got false; set it"
+                "publish.holdout: expected gate = true, which judges by the rows held back, got false; leave gate out"
             )
         if 0.5 < self.holdout < 1 or (self.holdout >= 1 and not self.holdout.is_integer()):
             raise ValueError(
@@ -136,9 +137,14 @@ class PublishSection(Section):
         return self
 
     @property
+    def wants_gate(self) -> bool | None:
+        """Whether the job asks for a gate, explicitly or by a key that needs one; None if it uses the default."""
+        return True if self.holdout or self.on_hold == "rollback" else self.gate
+
+    @property
     def keeps_older(self) -> bool:
         """Whether states may be kept of others than the last two versions."""
-        return self.gate or self.states > 2
+        return self.gate is not False or self.states > 2
 
 
 class LimitsSection(Section):
@@ -153,6 +159,15 @@ class LimitsSection(Section):
     """Wall time of an increment, to predict, learn and exchange. After an increment that took longer, the next one
     learns a smaller share of its rows, at least a hundredth. Where there is time, the share at most doubles with each
     increment. The share is part of each commit, so a resumed run continues with it. Default: no limit.
+    """
+    cpu_seconds: float | None = Field(None, gt=0)
+    """CPU seconds of an increment, to read, predict and learn, of all processes that learn together. It is kept like
+    `seconds`. Default: no limit.
+    """
+    memory: float | None = Field(None, gt=0)
+    """Gigabytes of resident memory of each process that learns, at the peak of an increment. It is kept like `seconds`:
+    the share is in proportion to the memory that increments add. Model, memories of strategies and one increment of
+    the files must fit; only the rows to learn are sampled. Linux only. Default: no limit.
     """
     disk: float | None = Field(None, gt=0)
     """Gigabytes that the run's directory may take before older versions lose their weights, half of them at a time,

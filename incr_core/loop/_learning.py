@@ -194,7 +194,7 @@ class Learning:
             action = "a sample is learned, the others are in the table dropped" if counts.dropped else "all are learned"
             self._happened(tick, "limit", what, action, counts.dropped)
         spent = max(arrival.seconds for arrival in arrivals) + learned.seconds_learning + learned.seconds_exchanging
-        if not tick.warm and limits.took(spent, counts.labelled):
+        if not tick.warm and limits.took(spent, learned, counts.labelled):
             self._order(Orders(share=limits.share))
 
     def _happened(self, tick: Tick, kind: str, what: str, action: str, rows: int) -> None:
@@ -293,6 +293,8 @@ class Learning:
         self.state.dropped = dropped
         if dropped is not None and dropped["until"] > self.state.reached:
             self._order(Orders(aside=dropped["until"]))
+            span = [self.state.reached, dropped["until"]]
+            self.state.aside = [*(one for one in self.state.aside if one[0] != span[0]), span]
 
     # -- commits -------------------------------------------------------------------------------------------------
 

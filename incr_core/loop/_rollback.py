@@ -55,6 +55,7 @@ def roll_back(directory: RunDirectory, version: int, *, drop: bool) -> tuple[int
             why = f"set aside by a rollback from version {last['version']} to {version}"
             until = loop_state(place, last["version"])["reached"]
             state["dropped"] = {"up_to": last["increment"], "until": until, "why": why}
+            state["aside"] = [*state.get("aside", []), [state["reached"], until]]
         return state
 
     manifest = next(found for found in directory.versions() if found["version"] == version)

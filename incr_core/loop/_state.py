@@ -23,14 +23,16 @@ class LoopState:
     totals, clients, slices: sums over all increments, and those of each client and each slice. controller, review,
     gate: what notices drift, looks back and judges versions; None where the job does not ask for it. limits: which
     share of rows is learned. dropped: up to which increment and which time rows are set aside, and why; None where none
-    are. reached: where the last increment ended, in microseconds.
+    are. aside: spans of time [start, stop) whose outcomes do not count in rates, because their rows are set aside.
+    reached: where the last increment ended, in microseconds.
     """
 
     def __init__(self, job: Job) -> None:
         self.totals, self.clients, self.slices = Totals(), NamedSums(), SliceTotals()
         self.controller, self.review, self.gate = job.controller(), job.reviews(), _gate(job)
-        self.limits = Limits(job.limits.seconds)
+        self.limits = Limits(job.limits)
         self.dropped: dict[str, Any] | None = None
+        self.aside: list[list[int]] = []
         self.reached = 0
 
     def why_aside(self, tick: Tick) -> str | None:
@@ -48,6 +50,7 @@ class LoopState:
             "limits": self.limits.state_dict(),
             "gate": None if self.gate is None else self.gate.state_dict(),
             "dropped": self.dropped,
+            "aside": self.aside,
             "reached": self.reached,
         }
         return copy.deepcopy(state) if copied else state
@@ -66,9 +69,10 @@ class LoopState:
         if self.gate is not None and state.get("gate") is not None:  # absent if the job had no gate then
             self.gate.load_state_dict(state["gate"])
         self.dropped, self.reached = state.get("dropped"), state.get("reached", 0)
+        self.aside = state.get("aside", [])
 
 
 def _gate(job: Job) -> Gate | None:
     publish = job.publish
     goes_back = publish.on_hold == "rollback"
-    return Gate(publish.margin, publish.patience, goes_back=goes_back) if publish.gate else None
+    return Gate(publish.margin, publish.patience, goes_back=goes_back) if job.gated else None

@@ -20,7 +20,8 @@ def what_was_run(run: RunDirectory, summary: Mapping[str, Any]) -> str:
     """The table of terms; empty if the directory's job is not valid."""
     job = run.job()
     try:
-        terms = dict(_terms(job, summary)) | told_columns(job)
+        judged = any("gate" in manifest for manifest in run.versions())
+        terms = dict(_terms(job, summary, judged=judged)) | told_columns(job)
     except KeyError:
         return ""
     weights = _weights(run)
@@ -31,7 +32,7 @@ def what_was_run(run: RunDirectory, summary: Mapping[str, Any]) -> str:
     return section("Job", note, html_table(["", ""], rows, numeric=(), kind="terms"))
 
 
-def _terms(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def _terms(job: Mapping[str, Any], summary: Mapping[str, Any], *, judged: bool) -> Iterator[tuple[str, str]]:
     stream, learner, model = job["stream"], job["learner"], job.get("model", {})
     yield "job", str(job.get("name", ""))
     if path := stream.get("path"):
@@ -53,7 +54,7 @@ def _terms(job: Mapping[str, Any], summary: Mapping[str, Any]) -> Iterator[tuple
     if drift := job.get("drift"):
         yield "drift detectors", "; ".join(map(_part, drift))
     publish = job.get("publish", {})
-    if publish.get("gate"):
+    if judged:
         yield "gate", f"margin {publish.get('margin')}, patience {publish.get('patience')} versions"
     if holdout := publish.get("holdout"):
         yield "holdout", f"{holdout:g}" + (" of an increment" if holdout < 1 else " rows")
@@ -74,7 +75,13 @@ _SIZES = (
     ("rows_dropped", "dropped"),
 )
 
-_LIMITS = {"rows_per_hour": "rows per hour of the stream", "seconds": "seconds per increment", "disk": "GB of disk"}
+_LIMITS = {
+    "rows_per_hour": "rows per hour of the stream",
+    "seconds": "seconds per increment",
+    "cpu_seconds": "CPU seconds per increment",
+    "memory": "GB of memory",
+    "disk": "GB of disk",
+}
 
 
 def _increments(stream: Mapping[str, Any]) -> str:

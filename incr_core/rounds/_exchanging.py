@@ -102,6 +102,7 @@ class Exchanging:
     def receive(self) -> Arrival | None:
         """Take the next increment; return None at the end of the stream."""
         self._fresh = False
+        self.participant.usage.begin()
         return self.participant.receive()
 
     def learn(self, observed: Weights, pace: Pace = ONCE) -> Round:
@@ -335,4 +336,5 @@ class Exchanging:
             done.passes_rows *= rank == 0
             done.losses = {name: value / shards for name, value in done.losses.items()}
         self._account.settle(done)
+        done.cpu_seconds, done.memory = self.participant.usage.spent()
         return done

@@ -40,6 +40,7 @@ from incr_core.rounds._resuming import Resuming
 from incr_core.rounds._sampling import Sampling, ids_of
 from incr_core.rounds._unconsolidated_rows import UnconsolidatedRows
 from incr_core.rounds._untaken_rows import taken
+from incr_core.rounds._usage import Usage
 from incr_core.update import Update, Weights
 
 __all__ = ["WAITING", "Participant"]
@@ -73,6 +74,7 @@ class Participant(Resuming):
             next increment.
         rows_per_hour: Maximum number of rows learned of an hour of the stream. Replicas that share one stream share the
             maximum.
+        memory: Maximum resident memory of its process, in bytes; see `Usage`.
     """
 
     def __init__(
@@ -92,6 +94,7 @@ class Participant(Resuming):
         reference: Reference | None = None,
         holdout: float = 0,
         rows_per_hour: float | None = None,
+        memory: float | None = None,
     ) -> None:
         super().__init__()
         self.name = name
@@ -110,6 +113,7 @@ class Participant(Resuming):
             )
         self.reference, self.holdout = reference, holdout
         self.sampling = Sampling(rows_per_hour, stream.partition.count if isinstance(stream.partition, Blocks) else 1)
+        self.usage = Usage(memory)
         self.increment: AtHand | None = None
         self.consolidates = learner.consolidates and keeps is None
         self._unconsolidated = UnconsolidatedRows(keeps) if learner.spans and keeps is not None else None

@@ -45,13 +45,18 @@ class Probe:
     columns: tuple[int, ...] = ()
 
     def of_scored(self, objective: Objective, predictions: Tensor, targets: Tensor) -> Tensor:
-        """Return sums over rows whose labels have become known, (B, ...) predictions and (B,) targets."""
+        """Return sums over rows whose labels have become known, (B, ...) predictions and (B,) targets.
+
+        Predictions that are not finite do not count.
+        """
         if self.statistic == "features":
             return torch.zeros(0, 2, len(self.columns), dtype=torch.float64)
         if not len(predictions):  # of no shape that an objective knows
             return torch.zeros(0, 2, 1, dtype=torch.float64)
         values = objective.prediction_losses if self.statistic == "loss" else objective.prediction_errors
-        return block_sums(values(predictions, targets).reshape(-1, 1), self.rows)
+        sound = predictions.isfinite().reshape(len(predictions), -1).all(1)
+        found = values(predictions.nan_to_num(0.0), targets).double()
+        return block_sums(torch.where(sound, found, torch.nan).reshape(-1, 1), self.rows)
 
     def of_arriving(self, inputs: Inputs) -> Tensor:
         """Return sums over rows to be predicted."""

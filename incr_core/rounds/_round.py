@@ -32,6 +32,9 @@ class Round:
         seconds_hidden: Seconds of exchanges during which learning continued.
         steps: Optimiser steps of each participant in each round, if only a clock determined them (`ByTime`).
         contributions: Contributions of the participants, if a server records them; otherwise None.
+        cpu_seconds: CPU seconds of the increment, of all processes.
+        memory: Increase of the memory of the process where it was largest, relative to the one that the limit allows
+            (`Usage.spent`).
     """
 
     losses: dict[str, float] = field(default_factory=dict)
@@ -42,6 +45,8 @@ class Round:
     seconds_hidden: float = 0.0
     steps: list[list[int]] = field(default_factory=list)
     contributions: Contributions | None = None
+    cpu_seconds: float = 0.0
+    memory: float = 0.0
 
     def add(self, updates: Sequence[Update]) -> None:
         """Add the losses of one exchange."""
@@ -72,6 +77,8 @@ def joined_rounds(rounds: Sequence[Round]) -> Round:
         max(done.seconds_exchanging for done in rounds),
         max(done.seconds_hidden for done in rounds),
         [steps for done in rounds for steps in done.steps],
+        cpu_seconds=sum(done.cpu_seconds for done in rounds),
+        memory=max(done.memory for done in rounds),
     )
 
 

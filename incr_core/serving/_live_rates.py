@@ -2,7 +2,7 @@
 
 A version has the outcomes that were known when it was committed. A journal hears of more every minute, and a rate over
 the last two hours is about these. What a version has already is not counted again: of the files of labelled rows that
-it has learned, all that was known by its last outcome.
+it has learned, all that was known by its last outcome. Outcomes of rows that are set aside do not count.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from incr_core.data.rates import History, Questions
 from incr_core.data.timeline import outcomes_of
 from incr_core.data.times import NEVER
 from incr_core.job import Job
-from incr_core.registry import RunDirectory
+from incr_core.registry import RunDirectory, loop_state
 from incr_core.serving._asked import Asked
 from incr_core.serving._journal import Journal, JournalledRow
 from incr_core.serving._labelled_rows import LabelledRows
@@ -72,6 +72,7 @@ class LiveRates:
         self._asked: Asked | None = None
         self._learned, self._looked_up_to, self._undone = 0, 0, list[int]()
         self._through = 0  # the place of the last label that was looked at
+        self._aside: list[list[int]] = []  # spans of time whose rows are set aside
         self._has = 0, -NEVER  # of the version: the last place of the files that it has learned, its last outcome
         self._old, self._new = list[Questions](), list[Questions]()
         self._settled = History(self._rates).lookup()
@@ -82,7 +83,7 @@ class LiveRates:
             first, stop = self._journal.places(self._last_file(asked))
             history = asked.version.history
             last = None if history is None else pc.max(history["known"]).as_py()
-            self._asked, self._through = asked, first - 1
+            self._asked, self._through, self._aside = asked, first - 1, self._set_aside()
             self._has = stop - 1, -NEVER if last is None else int(last)
             self._old, self._new = [], []
             self._settled = History(self._rates).lookup()
@@ -113,7 +114,12 @@ class LiveRates:
         found = outcomes_of(columns.table(rows), "the journal", encoder, self._rates, **times)
         learned, last = self._has
         found.known[(np.array(places) <= learned) & (found.known <= last)] = NEVER
-        return found
+        return found.without(self._aside)
+
+    def _set_aside(self) -> list[list[int]]:
+        """Return the spans of time whose rows the run has set aside, after a rollback or by its gate."""
+        newest = RunDirectory.open(self._directory).latest()
+        return [] if newest is None else loop_state(self._directory, newest).get("aside", [])
 
     def _history(self, told: Sequence[Questions]) -> History:
         history = History(self._rates)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from incr_core.commands.audit import audit
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError
-from incr_core.job import Job
+from incr_core.job import Job, LimitsSection
 from incr_core.loop._limits import Limits
 from incr_core.loop._loop import Loop
 from incr_core.registry import Committed, RunDirectory
+from incr_core.rounds import Round
+from incr_core.rounds._usage import Usage
 from incr_core.runs import Run
 from tests.support.federated_runs import finish, people
 from tests.support.poisoned import BY_DAY, DAY, flipped, job, stream, timed
@@ -98,15 +101,39 @@ def test_increments_that_take_too_long_are_sampled_and_a_resumed_run_goes_on_wit
     assert loop.learning.state.limits.share == 0.01
 
 
+@pytest.mark.parametrize("limit", ["cpu_seconds=1e-6", "memory=0.01"])
+def test_increments_that_take_too_much_of_the_machine_are_sampled(limit: str, tmp_path: Path) -> None:
+    finish(by_day(tmp_path, f"limits.{limit}"), tmp_path / "run", LocalEngine)
+    assert RunDirectory.open(tmp_path / "run").table("metrics")["rows_labelled"].to_pylist() == [DAY, *[3] * 5]
+    assert not audit(tmp_path / "run").violations
+
+
+def test_increments_below_the_limits_are_learned_whole(tmp_path: Path) -> None:
+    wanted = by_day(tmp_path, "limits.cpu_seconds=1000", "limits.memory=1000", "limits.seconds=1000")
+    finish(wanted, tmp_path / "run", LocalEngine)
+    assert RunDirectory.open(tmp_path / "run").table("metrics")["rows_labelled"].to_pylist() == [DAY] * 6
+
+
+def test_memory_is_measured_from_where_an_increment_begins(tmp_path: Path) -> None:
+    usage = Usage(memory=1e12)
+    usage.begin()
+    block = np.ones(40_000_000)
+    _, used = usage.spent()
+    assert 3e8 / 1e12 < used < 1e9 / 1e12
+    del block
+    usage.begin()
+    assert usage.spent()[1] < 1e8 / 1e12, "the peak of an earlier increment does not count"
+
+
 def test_the_share_grows_again_where_there_is_time() -> None:
-    limits = Limits(1.0)
-    assert limits.took(10.0, 1000)
+    limits = Limits(LimitsSection(seconds=1.0))
+    assert limits.took(10.0, Round(), 1000)
     shares = []
     for _ in range(5):
-        limits.took(0.3 * limits.share, 100)
+        limits.took(0.3 * limits.share, Round(), 100)
         shares.append(limits.share)
     assert shares == [0.2, 0.4, 0.8, 1.0, 1.0]
-    assert not limits.took(0.1, 0), "an increment without rows tells nothing"
+    assert not limits.took(0.1, Round(), 0), "an increment without rows tells nothing"
 
 
 def test_without_limits_nothing_is_dropped(tmp_path: Path, table: Path) -> None:

@@ -16,7 +16,7 @@ pytest.importorskip("httptools")
 from incr_core.data.rates import History
 from incr_core.data.timeline import outcomes_of
 from incr_core.job import Job
-from incr_core.runs import Version, run
+from incr_core.runs import Run, Version, run
 from incr_core.serving import App, Champion, Feedback, SqliteJournal
 from tests.support.asked import Asking
 
@@ -43,6 +43,7 @@ def job(data: Path) -> Job:
         "features": {"label": "late", "numeric": ["x"], "categorical": ["carrier"], "rate": RATES},
         "model": {"hidden": [4]},
         "learner": {"objective": "binary"},
+        "publish": {"states": 20},
     }
     return Job.from_document(document).resolved()
 
@@ -133,6 +134,22 @@ def test_what_was_told_counts_at_once_and_once_however_often_the_champion_change
     again = Champion(loop.out)
     loop.feedback.attend(again)
     assert [one["probability"] for one in again.predict(QUESTIONS)["predictions"]] == loop.expected(*QUESTIONS)
+
+
+def test_outcomes_that_are_set_aside_do_not_count(loop: Loop) -> None:
+    first = loop.champion.current.version.number
+    loop.lived([5, 5.2, 5.4, 6.1, 6.2], [1, 1, 1, 1, 0])
+    loop.lived([8.0], [0])  # which is known later than all that is learned
+    loop.learn()
+    counted = loop.answers(*QUESTIONS)
+    assert counted == loop.expected(*QUESTIONS)
+    Run(loop.out).rollback(first, drop=True)
+    loop.champion.look()
+    del loop.told[1]
+    assert loop.answers(*QUESTIONS) == loop.expected(*QUESTIONS) != counted
+    loop.lived([9.05], [1])
+    loop.learn()  # and in versions after that
+    assert loop.answers(*QUESTIONS) == loop.expected(*QUESTIONS)
 
 
 def test_a_champion_that_has_learned_no_row_may_begin(tmp_path: Path) -> None:
