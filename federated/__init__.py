@@ -1,8 +1,8 @@
 """Learn inside Flower clients: the same update rule, with rows that never leave their owner.
 
 `Federated` names the engine and its settings. `RayGrid` runs any Flower app. `make_client_app` and `make_server_app`
-are the apps of `incr` for other Flower projects. This package is the only one that imports Flower. It imports Ray only
-where clients are simulated.
+are the apps of `incr` for other Flower projects. `deal` takes the partitioners of `flwr-datasets`. This package is the
+only one that imports Flower. It imports Ray only where clients are simulated.
 """
 
 import importlib
@@ -27,11 +27,12 @@ from federated._settings import Federated  # noqa: E402
 
 if TYPE_CHECKING:
     from federated._apps import make_client_app, make_server_app
+    from federated._dealing import deal
     from federated._grid import RayGrid
 
-__all__ = ["Federated", "RayGrid", "make_client_app", "make_server_app"]
+__all__ = ["Federated", "RayGrid", "deal", "make_client_app", "make_server_app"]
 
-_HOMES = {"RayGrid": "_grid", "make_client_app": "_apps", "make_server_app": "_apps"}
+_HOMES = {"RayGrid": "_grid", "deal": "_dealing", "make_client_app": "_apps", "make_server_app": "_apps"}
 
 
 def __getattr__(name: str) -> Any:
