@@ -80,7 +80,8 @@ def job_of(folder: Path, arm: str, seed: int) -> Job:
 
 def accuracy(out: Path, folder: Path) -> float:
     """The accuracy of a run's version on the test rows, in percent."""
-    return 100.0 * Version.load(out).evaluate(folder / "test.parquet")["accuracy"]
+    measured: float = Version.load(out).evaluate(folder / "test.parquet")["accuracy"]
+    return 100.0 * measured
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -102,5 +102,5 @@ def main(grid: Grid, context: Context) -> None:
 
 
 if __name__ == "__main__":
-    backend = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
+    backend: Any = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
     run_simulation(server, client, num_supernodes=int(sys.argv[1]), backend_config=backend)
