@@ -1,7 +1,7 @@
 """A Flower project in PyTorch with the message API: a small network on scikit-learn's digits, averaged by FedAvg.
 
-It has the shape in which Flower users write such apps, and imports nothing of `incr`. As a script it runs on Flower's
-own simulation engine.
+It has the shape in which Flower users write such apps, and its apps import nothing of `incr`. As a script it runs on
+Flower's own simulation engine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from flwr.app import ArrayRecord, ConfigRecord, Context, Message, MetricRecord, 
 from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 from flwr.serverapp.strategy import FedAvg
-from flwr.simulation import run_simulation
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional
@@ -102,5 +101,7 @@ def main(grid: Grid, context: Context) -> None:
 
 
 if __name__ == "__main__":
+    from federated._flower_privates import run_simulation
+
     backend: Any = {"client_resources": {"num_cpus": 1}, "init_args": {"num_cpus": 2}}
     run_simulation(server, client, num_supernodes=int(sys.argv[1]), backend_config=backend)
