@@ -17,7 +17,7 @@ from federated._records import pack, told
 from federated._simulated_client import Client
 from federated._simulated_nodes import SimulatedNodes
 from federated.client_app import CLIENTS
-from incr_core.data.timeline import ByDraw, ByHash, ByOwners, ByTime
+from incr_core.data.timeline import ByDraw, ByHash, ByList, ByOwners, ByTime
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.rounds import Arrival
@@ -91,10 +91,10 @@ def blocks_of(job: Job) -> list[Client]:
     """
     clients = clients_of(job)
     first = clients[0].partition
-    if not isinstance(first, ByHash | ByDraw | ByTime):
+    if not isinstance(first, ByHash | ByDraw | ByTime | ByList):
         raise JobError(
             'federated.stateless: expected numbered clients, "hash:COLUMN:N", "iid:N", "dirichlet:N:ALPHA", '
-            '"labels:N:K", "shards:N:S", "quantity:N:ALPHA" or "time:N:DURATION", got '
+            '"labels:N:K", "shards:N:S", "quantity:N:ALPHA", "time:N:DURATION" or "list:FILE", got '
             f'federated.clients = "{job.federated.clients}"; of a column, take a hash of it'
         )
     size = min(job.federated.block(len(clients)), len(clients))

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
 
+from federated._listed_clients import listed_clients
 from federated._partitioners import PARTITIONERS
 from federated._simulated_client import Client
 from incr_core.data.timeline import Blocks, ByColumn, ByHash, owners
@@ -20,7 +21,7 @@ def clients_of(job: Job) -> list[Client]:
 
     "COLUMN": one client for each of its values. "hash:COLUMN:N": N clients, each with the values that hash to it.
     "blocks:N": N clients that are dealt equal shares of a common stream, in blocks of at most batch_size rows. And
-    those whose rows are drawn (`PARTITIONERS`): "dirichlet:N:ALPHA".
+    those whose rows are drawn (`PARTITIONERS`): "dirichlet:N:ALPHA". "list:FILE": those that a file lists (`deal`).
 
     Raises JobError where it asks for something else, or for no client at all.
     """
@@ -31,6 +32,8 @@ def clients_of(job: Job) -> list[Client]:
             return [Client(f"block-{i}", i, Blocks(i, int(count), size)) for i in range(int(count))]
         case "hash", [column, count] if count.isdigit() and int(count):
             return [Client(f"{column}-{i}", i, ByHash(column, i, int(count))) for i in range(int(count))]
+        case "list", [_, *_]:
+            return listed_clients(job, job.federated.clients.removeprefix("list:"))
         case drawn, [count, *argument] if drawn in PARTITIONERS and count.isdigit() and int(count):
             with suppress(ValueError):
                 return PARTITIONERS[drawn](job, int(count), ":".join(argument))
@@ -50,7 +53,7 @@ def clients_of(job: Job) -> list[Client]:
             ]
     raise JobError(
         'federated.clients: expected a column, "hash:COLUMN:N" or "blocks:N" with N of at least 1, or one of "iid:N", '
-        '"dirichlet:N:ALPHA", "labels:N:K", "shards:N:S", "quantity:N:ALPHA" and "time:N:DURATION", '
+        '"dirichlet:N:ALPHA", "labels:N:K", "shards:N:S", "quantity:N:ALPHA", "time:N:DURATION" and "list:FILE", '
         f"got {job.federated.clients!r}"
     )
 

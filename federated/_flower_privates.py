@@ -22,6 +22,7 @@ from flwr.simulation import run_simulation
 from incr_core.errors import IncrError
 
 __all__ = [
+    "SUPERLINK_NODE_ID",
     "AcquireTaskRequest",
     "ActivateNodeRequest",
     "CliClientHttpInterceptor",

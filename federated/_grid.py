@@ -16,14 +16,15 @@ from itertools import count
 from typing import Any
 
 import ray
-from flwr.app import Error, Message, RecordDict
+from flwr.app import Context, Error, Message, RecordDict
 from flwr.clientapp import ClientApp
-from flwr.serverapp import Grid
+from flwr.serverapp import Grid, ServerApp
 
 from cluster.session import Session, require_ray
 from federated._client_process import Worker
-from federated._flower_privates import ErrorCode, Run, be_server_of, named, run_numbered
+from federated._flower_privates import SUPERLINK_NODE_ID, ErrorCode, Run, be_server_of, named, run_numbered
 from federated._message_batching import wrap
+from incr_core.errors import ArgumentError
 
 __all__ = ["RayGrid", "spread"]
 
@@ -34,33 +35,78 @@ _runs = count(1)
 
 
 class RayGrid(Grid):
-    """Clients in Ray actors of this machine, or of the Ray cluster this process is connected to.
+    """Flower `Grid` whose clients live in Ray actors.
 
-    app: what answers messages. workers: the number of each client's, by partition.
-    config: the run config that the clients see. gpu: whether they learn on a GPU, of which workers then take shares.
+    They run on this machine, or on the Ray cluster that the process is connected to. Any Flower ServerApp and ClientApp
+    runs on it unchanged. Client i has the node number i + 1 and `context.node_config` with `partition-id` i and
+    `num-partitions`, as in Flower's simulation. It stays in one process and keeps its `context.state` there. Replies
+    are returned in the order of their messages, so sums over them do not depend on timing or on the number of workers.
 
-    A worker that dies takes its clients along: messages to them are answered with an error, now and from then on.
+    A worker that dies takes its clients along: messages to them are answered with an error from then on.
+
+    Args:
+        app: ClientApp that answers the messages. Ray copies it to the workers with cloudpickle.
+        clients: Number of clients.
+        workers: Number of processes, or the process of each client. None starts one for each CPU core.
+        config: Run config (`context.run_config`) of the clients and of the ServerApp.
+        gpu: Whether clients learn on a GPU. The workers then take equal shares of the GPUs that Ray knows.
+
+    Raises:
+        ArgumentError: `clients` or `workers` is below 1.
+
+    Example:
+        `client_app` and `server_app` are apps of Flower; docs/federated.md has two that run::
+
+            with RayGrid(client_app, clients=100, config={"num-server-rounds": 3}) as grid:
+                context = grid.execute(server_app)
     """
 
     def __init__(
-        self, app: ClientApp, workers: Sequence[int], config: Mapping[str, Any] | None = None, *, gpu: bool = False
+        self,
+        app: ClientApp,
+        clients: int,
+        workers: int | Sequence[int] | None = None,
+        config: Mapping[str, Any] | None = None,
+        *,
+        gpu: bool = False,
     ) -> None:
-        self._nodes = list(range(1, len(workers) + 1))
-        self._worker_of = dict(zip(self._nodes, workers, strict=True))
+        places = _places(clients, workers)
+        self._nodes = list(range(1, clients + 1))
+        self._worker_of = dict(zip(self._nodes, places, strict=True))
+        self._config = dict(config or {})
         self._run = run_numbered(next(_runs))
         self._numbers = count(1)
         self._flying: dict[Any, list[Message]] = {}
         self._landed: dict[str, Message] = {}
         be_server_of(self._run)
-        processes = max(workers) + 1
+        processes = max(places) + 1
         self._session = Session("local", processes)
         # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
         gpus = share_of(ray.cluster_resources().get("GPU", 0.0), processes) if gpu else 0.0  # type: ignore[no-untyped-call]
         actor = ray.remote(Worker).options(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
         self._workers: list[Any] = [
-            actor.remote(app, self._run.run_id, self._nodes, dict(config or {})) for _ in range(processes)
+            actor.remote(app, self._run.run_id, self._nodes, self._config) for _ in range(processes)
         ]
         self._places: list[Any] = [worker.place.remote() for worker in self._workers]
+
+    def __enter__(self) -> RayGrid:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def execute(self, server: ServerApp) -> Context:
+        """Run a ServerApp on these clients, from its begin to its end.
+
+        Args:
+            server: The app. Its `context.run_config` is the grid's `config`.
+
+        Returns:
+            The context of the app. Its `state` holds the records that the app has put there.
+        """
+        context = Context(self._run.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), dict(self._config))
+        server(self, context)
+        return context
 
     def close(self) -> None:
         """Stop the workers, wait until they are gone, and stop Ray where this grid started it."""
@@ -136,6 +182,18 @@ class RayGrid(Grid):
                 replies = [Message(Error(ErrorCode.UNKNOWN, reason), reply_to=message) for message in asked]
             for reply in replies:
                 self._landed[reply.metadata.reply_to_message_id] = reply
+
+
+def _places(clients: int, workers: int | Sequence[int] | None) -> list[int]:
+    """The worker of each client. ArgumentError if there are no clients, or no workers."""
+    if clients < 1:
+        raise ArgumentError(f"clients: expected at least 1, got {clients}")
+    if isinstance(workers, Sequence):
+        return list(workers)
+    found = (os.cpu_count() or 1) if workers is None else workers
+    if found < 1:
+        raise ArgumentError(f"workers: expected at least 1, got {found}; leave it out for one for each CPU core")
+    return [client % min(found, clients) for client in range(clients)]
 
 
 def spread(sizes: list[int], workers: int) -> list[int]:

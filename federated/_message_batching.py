@@ -54,8 +54,13 @@ def wrap(messages: list[Message]) -> tuple[list[Envelope], dict[int, Any]]:
 
 
 def unwrap(envelope: Envelope, shared: dict[int, Any]) -> Message:
-    """The message that `wrap` took apart."""
+    """The message that `wrap` took apart.
+
+    A shared record is copied, without the arrays in it: a client that changes a record of its message does not change
+    the messages of the other clients in its process.
+    """
     records = {
-        name: shared[record.key] if isinstance(record, Shared) else record for name, record in envelope.records.items()
+        name: shared[record.key].copy() if isinstance(record, Shared) else record
+        for name, record in envelope.records.items()
     }
     return message_of(envelope.metadata, RecordDict(records))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from incr_core.data.timeline import Blocks, ByColumn, ByDraw, ByHash, ByOwners, ByTime, Partition
+from incr_core.data.timeline import Blocks, ByColumn, ByDraw, ByHash, ByList, ByOwners, ByTime, Partition
 
 __all__ = ["Client"]
 
@@ -15,6 +15,7 @@ KINDS: dict[str, type[Partition]] = {
     "blocks": Blocks,
     "drawn": ByDraw,
     "time": ByTime,
+    "list": ByList,
     "owners": ByOwners,
 }
 

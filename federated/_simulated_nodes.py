@@ -122,6 +122,7 @@ class SimulatedNodes(Roster):
         if wanted.backend == "grid":
             return RayGrid(
                 app,
+                len(self.clients),
                 self._workers_of(workers),
                 gpu=self._job.learner.device.startswith("cuda"),
             )

@@ -52,7 +52,8 @@ class FederatedSection(Section):
     clients: str = "blocks:2"
     """Simulated only. A column (a client for each value), `"hash:COLUMN:N"`, `"blocks:N"`, or N clients that are
     drawn: `"iid:N"`, `"dirichlet:N:ALPHA"`, `"labels:N:K"`, `"shards:N:S"`, `"quantity:N:ALPHA"`,
-    `"time:N:DURATION"` ([what each means](federated.md#who-has-which-rows)).
+    `"time:N:DURATION"`; `"list:FILE"`: clients that a file lists
+    ([what each means](federated.md#who-has-which-rows)).
     """
     rounds: int = Field(1, ge=1)
     """Rounds in an increment."""

@@ -237,7 +237,7 @@ def test_the_server_app_runs_a_job_file_like_the_command_line(table: Path, tmp_p
 
 
 def test_the_server_app_asks_for_a_job() -> None:
-    with pytest.raises(JobError, match="no job is named; pass --run-config"):
+    with pytest.raises(JobError, match="expected the path of a job, got none; pass --run-config"):
         serve()
 
 

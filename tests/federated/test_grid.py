@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.flower, pytest.mark.ray, pytest.mark.usefixtures("ray_
 
 @pytest.fixture
 def grid() -> Iterator[RayGrid]:
-    grid = RayGrid(toy, [0, 1, 0])
+    grid = RayGrid(toy, 3, [0, 1, 0])
     yield grid
     grid.close()
 
@@ -94,7 +94,7 @@ def test_a_dead_worker_stops_the_run_and_it_goes_on_to_the_same_weights(table: P
                 ray.kill(self._workers[1])
             return super().push_messages(messages)
 
-    grid = Mortal(incr_app, [0, 1, 0])
+    grid = Mortal(incr_app, 3, [0, 1, 0])
     try:
         error = failing(job, tmp_path / "run", lambda job, folder: FederatedEngine(job, folder, grid))
     finally:

@@ -19,6 +19,7 @@ from tests.support.federations import document
 from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.repository import ROOT
+from tests.support.separate_users import as_user
 
 BIN = Path(sys.executable).parent
 
@@ -71,8 +72,9 @@ class Deployment:
         wait_until(listens, superlink)
 
     def registers(self, owner: str) -> None:
-        """Make an owner a key, and register it with the SuperLink, as its operator does."""
-        write_node_key(self.folder / f"{owner}.key")
+        """Register an owner's key with the SuperLink, as its operator does; make the key where there is none."""
+        if not (self.folder / f"{owner}.key").exists():
+            write_node_key(self.folder / f"{owner}.key")
         (self.folder / "flwr").mkdir(exist_ok=True)
         (self.folder / "flwr" / "config.toml").write_text(
             f'[superlink]\ndefault = "ours"\n\n[superlink.ours]\naddress = "{self.address}"\n'
@@ -82,10 +84,11 @@ class Deployment:
         done = subprocess.run(command, cwd=self.folder, env=self.environment, capture_output=True, check=False)
         assert done.returncode == 0, done.stdout + done.stderr
 
-    def client(self, owner: str, *more: str) -> None:
-        """Start an owner's client."""
+    def client(self, owner: str, *more: str, user: int | None = None) -> None:
+        """Start an owner's client; user: as the user of that number (`separate_users`)."""
         command = [sys.executable, "-m", "incr_core.commands.cli", "client", f"{owner}/{owner}.toml"]
-        self.starts(owner, [*command, "--superlink", self.address, *more])
+        command += ["--superlink", self.address, *more]
+        self.starts(owner, command if user is None else as_user(user, command))
 
     def supernode(self, owner: str) -> None:
         """Start Flower's own SuperNode for an owner: it starts a process for every message."""

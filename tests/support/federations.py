@@ -18,17 +18,21 @@ OWNERS = ("blue", "green", "red")
 COLUMNS = ("at", "height", "weight", "tall")
 
 
-def federation(folder: Path, rows: int = 700) -> list[Path]:
-    """Write them; returns the three clients' files. Green calls its columns otherwise, and has two files."""
-    table = made_up(rows)
+def federation(folder: Path, rows: int = 700, table: pa.Table | None = None, label: str = "tall") -> list[Path]:
+    """Write them; returns the three clients' files. Green calls its columns otherwise, and has two files.
+
+    table: the rows of all; by default so many made-up ones. label: its column beside `at`, `height` and `weight`.
+    """
+    table = made_up(rows) if table is None else table
+    offered = [*COLUMNS[:-1], label]
     pq.write_table(table, folder / "all.parquet")
     files = []
     for owner in OWNERS:
         home = folder / owner
         (home / "rows").mkdir(parents=True)
-        mine = table.filter(pc.equal(table["colour"], owner)).select(list(COLUMNS))
+        mine = table.filter(pc.equal(table["colour"], owner)).select(offered)
         write_rows(home / "rows", owner, mine)
-        columns = {name: own_name(owner, name) for name in COLUMNS}
+        columns = {name: own_name(owner, name) for name in offered}
         told = ", ".join(f"{name} = {json.dumps(own)}" for name, own in columns.items())
         file = home / f"{owner}.toml"
         file.write_text(f'[data]\npath = "rows"\nsettle = "0s"\n\n[columns]\n{told.replace(", ", chr(10))}\n')

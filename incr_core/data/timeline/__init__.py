@@ -22,7 +22,17 @@ from incr_core._util import exported
 
 if TYPE_CHECKING:
     from incr_core.data.timeline._keys import Learned
-    from incr_core.data.timeline._partition import Blocks, ByColumn, ByDraw, ByHash, ByOwners, ByTime, Partition, owners
+    from incr_core.data.timeline._partition import (
+        Blocks,
+        ByColumn,
+        ByDraw,
+        ByHash,
+        ByList,
+        ByOwners,
+        ByTime,
+        Partition,
+        owners,
+    )
     from incr_core.data.timeline._plain_asked import PlainAsked
     from incr_core.data.timeline._standing import Standing
     from incr_core.data.timeline._stream import KEY_WINDOW, MAX_LEAP, Increment, Stream
@@ -46,6 +56,7 @@ __all__ = [
     "ByColumn",
     "ByDraw",
     "ByHash",
+    "ByList",
     "ByOwners",
     "ByTime",
     "EncodedRows",

@@ -1,8 +1,8 @@
 """Partitions: the rows of a stream that belong to one owner.
 
-`ByColumn`, `ByHash`, `ByDraw` and `ByTime` partition the data: rows are selected before rates and increments are
-computed, so an owner's features depend only on its own rows. `Blocks` distributes the finished increments of one common
-stream.
+`ByColumn`, `ByHash`, `ByDraw`, `ByTime` and `ByList` partition the data: rows are selected before rates and increments
+are computed, so an owner's features depend only on its own rows. `Blocks` distributes the finished increments of one
+common stream.
 """
 
 from __future__ import annotations
@@ -23,9 +23,10 @@ from incr_core.data._prepare import Prepare
 from incr_core.data.encoding import ColumnHash, indexed, text
 from incr_core.data.sources import open_source
 from incr_core.data.timeline._drawn import ByDraw, ByTime, Marks, Numbered
+from incr_core.data.timeline._listed import ByList
 from incr_core.errors import StreamError
 
-__all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByOwners", "ByRow", "ByTime", "Partition", "owners"]
+__all__ = ["Blocks", "ByColumn", "ByDraw", "ByHash", "ByList", "ByOwners", "ByRow", "ByTime", "Partition", "owners"]
 
 
 @dataclass(frozen=True)
@@ -157,7 +158,7 @@ class ByOwners(Numbered):
         ([2, 2, 1, 2, 2, 2], [True, True, False, True, True, True])
     """
 
-    of: ByHash | ByDraw | ByTime
+    of: ByHash | ByDraw | ByTime | ByList
     index: int
     size: int
 
@@ -182,7 +183,7 @@ class ByOwners(Numbered):
 
 Codes = np.ndarray[Any, np.dtype[np.int64]]
 
-ByRow = ByColumn | ByHash | ByDraw | ByTime | ByOwners
+ByRow = ByColumn | ByHash | ByDraw | ByTime | ByList | ByOwners
 """Partitions by row: the owner follows from the values of a row, its time or its id."""
 
 Partition = ByRow | Blocks
