@@ -117,6 +117,21 @@ def test_without_limits_nothing_is_dropped(tmp_path: Path, table: Path) -> None:
     assert "rows_dropped" not in RunDirectory.open(tmp_path / "limited").table("metrics").column_names
 
 
+@pytest.mark.parametrize(("before", "after"), [([], [HOURLY]), ([HOURLY], [])])
+def test_a_run_continues_when_its_job_gets_or_loses_limits(before: list[str], after: list[str], tmp_path: Path) -> None:
+    finish(by_day(tmp_path, *before), tmp_path / "run", LocalEngine, stop_after=3)
+    finish(by_day(tmp_path, *after), tmp_path / "run", LocalEngine)
+    found = RunDirectory.open(tmp_path / "run")
+    limited = [bool(rows) for rows in found.table("metrics").to_pandas()["rows_dropped"].fillna(0)]
+    assert limited == ([False] * 3 + [True] * 3 if after else [False] + [True] * 2 + [False] * 3)
+    told = [(event["kind"], event["action"]) for event in found.table("events").to_pylist()]
+    assert told[-1] == (
+        "limit",
+        "all are learned" if before else "a sample is learned, the others are in the table dropped",
+    )
+    assert not audit(tmp_path / "run").violations
+
+
 def test_rows_are_held_back_of_those_that_may_be_learned(tmp_path: Path) -> None:
     wanted = by_day(tmp_path, HOURLY, "publish.gate=true", "publish.holdout=0.25")
     finish(wanted, tmp_path / "run", LocalEngine)
