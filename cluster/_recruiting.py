@@ -66,8 +66,8 @@ class Recruiter:
         """How many replicas there could be now, where so many workers are to wait."""
         return (self._pool.here + self._pool.room() - waiting) // self._members.shards
 
-    def regroups(self) -> bool:
-        """Whether there are to be more or fewer from now on: the log says so, or somebody has come who can join."""
+    def membership_changes(self) -> bool:
+        """Whether the number of replicas changes now: the log says so, or a worker that can join has started."""
         wanted, members = self._members.wanted, self._members
         if wanted.log:
             return wanted.at(members.next) != members.count

@@ -298,7 +298,7 @@ class ClusterEngine(Engine):
             meanwhile=self._states.are_files,
             settle=self._settle,
             committed=partial(self._committed, version),
-            regroups=self._regroups,
+            membership_changes=self._membership_changes,
         )
 
     def _keep(self, version: int, handed: Handover) -> Callable[[Callable[[], bool]], Weights]:
@@ -336,10 +336,10 @@ class ClusterEngine(Engine):
             with self._lost("writing a version"):
                 self._pool.call("settle")
 
-    def _regroups(self) -> bool:
-        """Whether there are to be more or fewer replicas from now on."""
+    def _membership_changes(self) -> bool:
+        """Whether the number of replicas changes now."""
         with self._lost("looking for more workers"):
-            return self._recruiter.regroups()
+            return self._recruiter.membership_changes()
 
     def _committed(self, version: int) -> None:
         """Spares that were used may be made anew."""

@@ -108,7 +108,7 @@ class Learning:
             saving = self.commit()
             if leaving:
                 self.commits.land()
-            if saving is not None and saving.regroups():
+            if saving is not None and saving.membership_changes():
                 self.resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:

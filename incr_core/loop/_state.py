@@ -36,9 +36,9 @@ class LoopState:
         self.totals, self.clients = Totals(), NamedSums()
         self.slices = SliceTotals() if job.features.slices else None
         self.controller, self.review, self.gate = job.controller(), job.reviews(), _gate(job)
-        self._seconds = job.limits.seconds
-        limited = self._seconds is not None or job.limits.rows_per_hour is not None
-        self.limits = Limits(self._seconds) if limited else None
+        self._limits = job.limits
+        limits_rows = bool(job.limits.model_dump(exclude={"disk"}, exclude_none=True))
+        self.limits = Limits(self._limits.seconds) if limits_rows else None
         self.dropped: dict[str, Any] | None = None
         self.reached = 0
 
@@ -71,7 +71,7 @@ class LoopState:
             self.slices = SliceTotals() if self.slices is None else self.slices
             self.slices.load_state_dict(state["slices"])
         if "limits" in state:  # also if the job no longer has limits: the event that they have ended is still due
-            self.limits = Limits(self._seconds) if self.limits is None else self.limits
+            self.limits = Limits(self._limits.seconds) if self.limits is None else self.limits
             self.limits.load_state_dict(state["limits"])
         if self.controller is not None:
             self.controller.load_state_dict(state["controller"])

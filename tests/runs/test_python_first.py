@@ -90,6 +90,7 @@ def test_a_run_has_finished_when_its_baselines_have(job: Job, tmp_path: Path) ->
     assert json.loads((tmp_path / "run/summary.json").read_text())["finished"]
     assert not found.summary.finished
     assert found.run().summary.finished
+    assert "frozen" in (tmp_path / "run/report.html").read_text(), "the report is written again, beside its baselines"
     assert found.baselines["frozen"].summary.rows_predicted == 200
     assert found.baselines["frozen"].summary.model_sha256 != found.summary.model_sha256
     told = json.loads((tmp_path / "run/summary.json").read_text())
