@@ -95,7 +95,9 @@ def test_increments_that_take_too_long_are_sampled_and_a_resumed_run_goes_on_wit
             loop.learning.resume()
         finally:
             engine.close()
-    assert loop.learning.state.limits.share == 0.01
+    limits = loop.learning.state.limits
+    assert limits is not None
+    assert limits.share == 0.01
 
 
 def test_the_share_grows_again_where_there_is_time() -> None:
@@ -167,6 +169,7 @@ def test_what_cannot_be_is_refused_by_name(settings: list[str], message: str, ta
         Job.from_document(document, [setting for setting in settings if "null" not in setting])
 
 
+@pytest.mark.slow
 def test_older_versions_lose_their_weights_where_the_directory_is_full(tmp_path: Path) -> None:
     wanted = by_day(tmp_path, "model.hidden=[256, 128]", days=12)
     plain = Run(tmp_path / "plain", wanted.resolved()).run()

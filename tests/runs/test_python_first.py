@@ -117,6 +117,7 @@ def test_a_run_whose_job_an_earlier_incr_wrote_goes_on(job: Job, tmp_path: Path)
     assert (out / "job.toml").read_text().splitlines()[0] == head.strip()
 
 
+@pytest.mark.slow
 def test_a_job_file_runs_by_its_path_and_tables_by_their_names(tmp_path: Path, job: Job) -> None:
     (tmp_path / "job.toml").write_text(job.toml())
     paths: list[Path | str] = [tmp_path / "job.toml", str(tmp_path / "job.toml")]
