@@ -65,7 +65,8 @@ class Owners(Attendance):
             assert self._wanted.superlink is not None
             self._grid = SuperLinkGrid(self._wanted.superlink, self._wanted.certificates)
         self._gather(GRACE)
-        self.bytes = 0
+        self.down.clear()
+        self.up.clear()
         return self._described
 
     def save(self, version: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from federated._client_failures import FAILURE
 from federated._cohort import Terms
 from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
+from federated._wire import BadCodes, Wire
 from federated.client_app import SHARED, WORK
 from incr_core.metrics import FINE, TRIVIAL
 from incr_core.models import ADMITTED, is_id_count
@@ -90,7 +91,8 @@ class Asked:
     """What was asked of a client, as far as its answer must fit it.
 
     anchor: the weights that were sent. shared: the strategy state as the first client has told it. most: how many rows
-    the answer may stand for. generation: at which the client was.
+    the answer may stand for. generation: at which the client was. wire: how it was to code an update, None where not at
+    all. rules: how weights merge.
     """
 
     action: str
@@ -99,6 +101,8 @@ class Asked:
     most: int
     generation: int
     known: Known = Known()
+    wire: Wire | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 def sums_of(objective: Objective) -> dict[str, int]:
@@ -219,6 +223,7 @@ def _check(asked: Asked, content: RecordDict) -> None:
             raise Refused(f"an update of {shown(rows, 40)} rows, where at most {asked.most} can be")
         _check_steps(document["steps"], rows, asked)
         _check_losses(document["losses"])
+        _decode(content, asked)
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
     elif asked.action == "evaluate.judge":
         _check_judged(told(content)["judged"])
@@ -228,6 +233,15 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
             _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+
+
+def _decode(content: RecordDict, asked: Asked) -> None:
+    """Replace a coded update by the weights that it stands for, which are then checked as any others."""
+    if asked.wire is not None:
+        try:
+            asked.wire.decode(content, asked.anchor, asked.rules)
+        except BadCodes as error:
+            raise Refused(str(error)) from error
 
 
 def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
