@@ -37,6 +37,9 @@ RULES = ("mean", "average", "sum", "max")
 MOST = 1 << 24
 """Rows that a client may tell of in an increment, and numbers in a sum of its."""
 
+MOST_DIMENSIONS = 8
+"""Of a sum."""
+
 MOST_BAD = 1 << 18
 """Rows in an increment of which it may say that they cannot be used: each has an entry."""
 
@@ -353,7 +356,7 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
         elif name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
             raise Refused(f"statistics of {shown(name, 40)}, which has none of that shape")
     _check_finite(arrival["observed"])
-    _check_sums(arrival["statistics"], asked.known)
+    _check_sums(_thick(arrival["statistics"]), asked.known)
     _check_slices(arrival, asked.known)
     probed, probes = arrival["probed"], asked.known.probes
     if probed and [value.shape[1:] for value in probed] != [(2, count) for count in probes]:
@@ -384,6 +387,30 @@ def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
         if type(rows) is not int or not 0 < rows <= MOST:
             raise Refused(f"metrics of a slice of {shown(rows, 40)} rows")
         _check_sums(sums, known, coarse=True)
+
+
+def _thick(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums, and in place of thinned ones (`_records.thinned`) their values, with as many dimensions, once they fit.
+
+    Nothing of the size that a client states is allocated here.
+    """
+    found = dict(statistics)
+    for name, sums in statistics.items():
+        if not isinstance(sums, Mapping):
+            continue
+        shape, at, values = sums["shape"], sums["at"], sums["values"]
+        lengths = isinstance(shape, list) and all(type(length) is int and length > 0 for length in shape)
+        size = math.prod(shape) if lengths and 1 <= len(shape) <= MOST_DIMENSIONS else 0
+        if not 0 < size <= MOST or not all(isinstance(one, np.ndarray) and one.ndim == 1 for one in (at, values)):
+            raise Refused("thinned sums without a shape")
+        if len(at) != len(values) or at.dtype != np.int64 or not _ascends(at, size):
+            raise Refused("thinned sums at places that are none")
+        found[name] = values.reshape(-1, *[1] * (len(shape) - 1))
+    return found
+
+
+def _ascends(places: np.ndarray[Any, Any], size: int) -> bool:
+    return not len(places) or bool(places[0] >= 0 and places[-1] < size and (np.diff(places) > 0).all())
 
 
 def _check_sums(statistics: Mapping[str, Any], known_of: Known, *, coarse: bool = False) -> None:

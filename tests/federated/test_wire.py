@@ -128,7 +128,7 @@ def test_a_run_is_resumed_bit_for_bit_and_repeats_on_any_workers(table: Path, tm
         ["strategy=[{name='scaffold'}]", "learner.optimizer='sgd'"],
         ["strategy=[{name='packnet', every=2, tasks=3}]"],
         ["federated.aggregation='krum'"],
-        ["federated.fraction=0.4", "federated.personal=['layers.2']"],
+        ["federated.fraction=0.4", "federated.personal=['layers.3']"],
     ],
     ids=lambda settings: settings[0],
 )
