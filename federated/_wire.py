@@ -86,8 +86,8 @@ class Wire:
         if "wire" not in order:
             return None
         wire, top_k, feedback = order["wire"], order.get("top_k"), order.get("feedback")
-        known = wire in (*WIRES, "float32") and isinstance(feedback, bool)
-        if not known or not (top_k is None or (isinstance(top_k, float) and 0 < top_k <= 1)):
+        share = top_k is None or (isinstance(top_k, float) and 0 < top_k <= 1)
+        if wire not in (*WIRES, "float32") or not share or not isinstance(feedback, bool):
             raise EngineError(
                 f'order to learn: expected wire = "float32", "float16" or "int8", and a share top_k, got '
                 f"{shown(repr(wire), 40)} and {shown(repr(top_k), 40)}; the server must order a known coding"
@@ -111,7 +111,7 @@ class Wire:
         coding, sizes = coding_of(self.wire, self.top_k), [weights[name].numel() for name in names]
         assert coding is not None
         values = torch.empty(sum(sizes))
-        places = list(values.split(sizes))
+        places = list(torch.split(values, sizes))
         with torch.no_grad():
             for name, place in zip(names, places, strict=True):
                 place.copy_(weights[name].detach().reshape(-1).float().cpu() - anchor[name].reshape(-1).float().cpu())
@@ -150,7 +150,7 @@ class Wire:
             values = coding.decode(codes, torch.empty(sum(sizes))) if names else torch.empty(0)
         except ArgumentError as error:
             raise BadCodes(str(error)) from error
-        coded = {name: _moved(anchor[name], by) for name, by in zip(names, values.split(sizes), strict=True)}
+        coded = {name: _moved(anchor[name], by) for name, by in zip(names, torch.split(values, sizes), strict=True)}
         found = {**exact, **coded}
         # In the order of the anchor, as an update that is not coded; other names are for the checks to reject.
         return {**{name: found[name] for name in anchor if name in found}, **found}

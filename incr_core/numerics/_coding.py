@@ -8,7 +8,6 @@ Error feedback: the error of a coding is added to the numbers that are coded nex
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Protocol
 
 import torch
@@ -64,7 +63,7 @@ def roundable(wire: str) -> frozenset[torch.dtype]:
 
 @torch.no_grad()
 def encode_with_feedback(
-    coding: Coding, values: Tensor, places: Sequence[Tensor], left: Sequence[Tensor], wire: Tensor
+    coding: Coding, values: Tensor, places: list[Tensor], left: list[Tensor], wire: Tensor
 ) -> Tensor:
     """Encode numbers plus the error of earlier codings, and keep the new error.
 
