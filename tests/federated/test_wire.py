@@ -121,6 +121,12 @@ def test_strategies_and_rules_go_together_with_it(table: Path, tmp_path: Path, s
     assert whole.score == pytest.approx(exact.score, abs=0.02)
 
 
+def test_feedback_is_part_of_the_next_update(table: Path, tmp_path: Path) -> None:
+    kept = run(table, tmp_path / "kept", *NARROW["sparse"], "stream.every=600")
+    dropped = run(table, tmp_path / "dropped", *NARROW["without feedback"], "stream.every=600")
+    assert kept.sha256 != dropped.sha256
+
+
 def test_clients_learned_as_one_batch_send_coded_updates_too(table: Path, tmp_path: Path) -> None:
     settings = ["federated.clients=blocks:3", "federated.batch_clients=2", "model.dropout=0.0", "strategy=[]"]
     one = run(table, tmp_path / "one", "federated.wire=int8", *settings)
