@@ -22,8 +22,9 @@ from torch.autograd.graph import increment_version
 
 from cluster._all_to_all import OneMessage
 from cluster._exchange_plan import WAVES, Span, waves_of
-from cluster._rounded_exchange import RoundedSpan, roundable, rounded_waves_of
+from cluster._rounded_exchange import RoundedSpan, rounded_waves_of
 from incr_core.errors import EngineError
+from incr_core.numerics import roundable
 from incr_core.update import Update, Weights, mean, merge_shared
 
 __all__ = ["ReplicaExchange"]

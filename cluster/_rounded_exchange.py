@@ -17,26 +17,13 @@ import torch
 from torch import Tensor
 
 from cluster._exchange_plan import ALIGNED, WAVES
-from incr_core.numerics import Blockwise, FlatLayout, Piece
+from incr_core.numerics import WIRES, Blockwise, FlatLayout, Piece, encode_with_feedback
 from incr_core.update import Weights
 
-__all__ = ["CODINGS", "RoundedSpan", "roundable", "rounded_waves_of"]
-
-CODINGS = {"float16": torch.float16, "int8": torch.int8}
-"""The types of codes, by the names of wires."""
+__all__ = ["RoundedSpan", "rounded_waves_of"]
 
 LENGTH = 4 << 20
 """Bytes of a wave before coding. The code uses several copies of it."""
-
-
-def roundable(wire: str) -> frozenset[torch.dtype]:
-    """The types of weights that a wire rounds: those that it makes smaller, of at most the bits that are worked in.
-
-    >>> sorted(map(str, roundable("float16"))), len(roundable("int8")), len(roundable("float32"))
-    (['torch.float32'], 3, 0)
-    """
-    kinds = torch.float32, torch.bfloat16, torch.float16
-    return frozenset(kind for kind in kinds if wire in CODINGS and kind.itemsize > CODINGS[wire].itemsize)
 
 
 class RoundedSpan:
@@ -123,12 +110,7 @@ class RoundedSpan:
 
     def _coded(self) -> Tensor:
         """Code the values and the remainders, and keep the new remainders."""
-        torch._foreach_add_(self._places, self._left)
-        torch._foreach_copy_(self._left, self._places)
-        self._coding.encode(self._values, self._wire)
-        self._coding.decode(self._wire, self._values)
-        torch._foreach_sub_(self._left, self._places)
-        return self._wire
+        return encode_with_feedback(self._coding, self._values, self._places, self._left, self._wire)
 
     def _of(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
         """The parts of the tensors that the span consists of."""
@@ -146,7 +128,7 @@ def rounded_waves_of(tensors: Mapping[str, Tensor], wire: str, size: int) -> lis
         >>> [len(share) for share in wave]
         [1, 1]
     """
-    coding = Blockwise(CODINGS[wire])
+    coding = Blockwise(WIRES[wire])
     layout = FlatLayout((name, torch.float32, value.shape) for name, value in tensors.items())
     device = next(iter(tensors.values())).device
     waves = max(1, -(-layout.nbytes // LENGTH))

@@ -248,7 +248,8 @@ class Attendance(Roster):
             most = self._passes * (member.offered if action == "train.learn" else member.learned)
             try:
                 found[client] = checked(
-                    Asked(action, anchor or {}, shared, most, member.generation, self._known), answer
+                    Asked(action, anchor or {}, shared, most, member.generation, self._known, self.wire, self.rules),
+                    answer,
                 )
             except Refused as why:
                 self._failed(member, action, why)

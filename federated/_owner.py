@@ -25,6 +25,7 @@ from federated._consent import Declined
 from federated._owned_run import OwnedRun
 from federated._owner_ledger import STATES, OwnerLedger
 from federated._privacy_budget import PrivacyBudget
+from federated._records import thinned
 from incr_core.data import offset_of
 from incr_core.errors import CheckpointError, EngineError, RunDirectoryError
 from incr_core.rounds import VERDICTS, Arrival, Comparison, Orders, Participant
@@ -162,6 +163,7 @@ class Owner(ClientHost):
             "seconds": arrival.seconds,
             **self._run.withheld.told(arrival),
         }
+        told["statistics"] = thinned(told["statistics"])
         return told if self.promise is None else self.promise.hidden(told)
 
     def holds(self, participant: Participant) -> bool:

@@ -13,7 +13,7 @@ from torch import Tensor
 from federated._attendance import GRACE, Attendance
 from federated._client_host import KEPT
 from federated._owner_records import Member
-from federated._records import told
+from federated._records import filled, told
 from federated._replies import COUNTS
 from incr_core.data import offset_of, row_ids
 from incr_core.data.encoding import BadRow
@@ -65,7 +65,8 @@ class Owners(Attendance):
             assert self._wanted.superlink is not None
             self._grid = SuperLinkGrid(self._wanted.superlink, self._wanted.certificates)
         self._gather(GRACE)
-        self.bytes = 0
+        self.down.clear()
+        self.up.clear()
         return self._described
 
     def save(self, version: int) -> dict[str, Any]:
@@ -172,7 +173,8 @@ class Owners(Attendance):
                 for row, number in zip(bad.tolist(), offset_of(bad).tolist(), strict=True)
             ],
             **{key: document[key] for key in ("arriving", "predicted", "scored", "seconds")},
-            **{key: document[key] for key in ("statistics", "observed", "probed", "tasks")},
+            **{key: document[key] for key in ("observed", "probed", "tasks")},
+            statistics=filled(document["statistics"]),
             sliced={name: (rows, sums) for name, (rows, sums) in document["sliced"].items()},
         )
 

@@ -18,6 +18,7 @@ from federated._client_failures import FAILURE
 from federated._cohort import Terms
 from federated._owner_records import NAMED, is_name
 from federated._records import told, unpack
+from federated._wire import BadCodes, Wire
 from federated.client_app import SHARED, WORK
 from incr_core.metrics import FINE, TRIVIAL
 from incr_core.models import ADMITTED, is_id_count
@@ -35,6 +36,9 @@ RULES = ("mean", "average", "sum", "max")
 
 MOST = 1 << 24
 """Rows that a client may tell of in an increment, and numbers in a sum of its."""
+
+MOST_DIMENSIONS = 8
+"""Of a sum."""
 
 MOST_BAD = 1 << 18
 """Rows in an increment of which it may say that they cannot be used: each has an entry."""
@@ -90,7 +94,8 @@ class Asked:
     """What was asked of a client, as far as its answer must fit it.
 
     anchor: the weights that were sent. shared: the strategy state as the first client has told it. most: how many rows
-    the answer may stand for. generation: at which the client was.
+    the answer may stand for. generation: at which the client was. wire: how it was to code an update, None where not at
+    all. rules: how weights merge.
     """
 
     action: str
@@ -99,6 +104,8 @@ class Asked:
     most: int
     generation: int
     known: Known = Known()
+    wire: Wire | None = None
+    rules: Mapping[str, str] = field(default_factory=dict)
 
 
 def sums_of(objective: Objective) -> dict[str, int]:
@@ -220,6 +227,7 @@ def _check(asked: Asked, content: RecordDict) -> None:
             raise Refused(f"an update of {shown(rows, 40)} rows, where at most {asked.most} can be")
         _check_steps(document["steps"], rows, asked)
         _check_losses(document["losses"])
+        _decode(content, asked)
         _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
     elif asked.action == "evaluate.judge":
         _check_judged(told(content)["judged"])
@@ -229,6 +237,15 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
         if "weights" in content:
             _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+
+
+def _decode(content: RecordDict, asked: Asked) -> None:
+    """Replace a coded update by the weights that it stands for, which are then checked as any others."""
+    if asked.wire is not None:
+        try:
+            asked.wire.decode(content, asked.anchor, asked.rules)
+        except BadCodes as error:
+            raise Refused(str(error)) from error
 
 
 def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
@@ -340,7 +357,7 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
         elif name not in anchor or (value.shape, value.dtype) != (anchor[name].shape, anchor[name].dtype):
             raise Refused(f"statistics of {shown(name, 40)}, which has none of that shape")
     _check_finite(arrival["observed"])
-    _check_sums(arrival["statistics"], asked.known)
+    _check_sums(_thick(arrival["statistics"]), asked.known)
     _check_slices(arrival, asked.known)
     probed, probes = arrival["probed"], asked.known.probes
     if probed and [value.shape[1:] for value in probed] != [(2, count) for count in probes]:
@@ -371,6 +388,30 @@ def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
         if type(rows) is not int or not 0 < rows <= MOST:
             raise Refused(f"metrics of a slice of {shown(rows, 40)} rows")
         _check_sums(sums, known, coarse=True)
+
+
+def _thick(statistics: Mapping[str, Any]) -> dict[str, Any]:
+    """Sums, and in place of thinned ones (`_records.thinned`) their values, with as many dimensions, once they fit.
+
+    Nothing of the size that a client states is allocated here.
+    """
+    found = dict(statistics)
+    for name, sums in statistics.items():
+        if not isinstance(sums, Mapping):
+            continue
+        shape, at, values = sums["shape"], sums["at"], sums["values"]
+        lengths = isinstance(shape, list) and all(type(length) is int and length > 0 for length in shape)
+        size = math.prod(shape) if lengths and 1 <= len(shape) <= MOST_DIMENSIONS else 0
+        if not 0 < size <= MOST or not all(isinstance(one, np.ndarray) and one.ndim == 1 for one in (at, values)):
+            raise Refused("thinned sums without a shape")
+        if len(at) != len(values) or at.dtype != np.int64 or not _ascends(at, size):
+            raise Refused("thinned sums at places that are none")
+        found[name] = values.reshape(-1, *[1] * (len(shape) - 1))
+    return found
+
+
+def _ascends(places: np.ndarray[Any, Any], size: int) -> bool:
+    return not len(places) or bool(places[0] >= 0 and places[-1] < size and (np.diff(places) > 0).all())
 
 
 def _check_sums(statistics: Mapping[str, Any], known_of: Known, *, coarse: bool = False) -> None:

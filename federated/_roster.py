@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,13 +14,17 @@ from torch import Tensor
 
 from federated._client_failures import REMEDY
 from federated._records import pack, payload
+from federated._wire import Wire
 from federated.client_app import ANCHOR, ORDER, SHARED, WORK
 from incr_core.engines import Commit
 from incr_core.errors import EngineError, IncrError
 from incr_core.rounds import Arrival
 from incr_core.update import Weights
 
-__all__ = ["Roster", "budget_spent", "failures_of"]
+__all__ = ["LEARNS", "Roster", "budget_spent", "failures_of"]
+
+LEARNS = ("train.learn", "train.review")
+"""Questions that are answered by an update."""
 
 
 class Roster(ABC):
@@ -29,15 +34,19 @@ class Roster(ABC):
     alike: whether an order that is given to all is the same for each.
     failed: clients whose answers did not come, or were left out, and why; since the last increment.
     held_out: clients that never learn, and on whose rows the model is evaluated.
-    bytes: of the tensors sent and received. seconds: for each question, that the busiest process worked. Both add up.
+    down, up: bytes of the tensors sent to, and received from, each client. seconds: for each question, that the busiest
+    process worked. All add up.
     cpu_seconds, memory: of all processes, and of the one that took most (`Usage.spent`); since the last increment.
+    wire, rules: how clients code what they learn, None where weights travel unchanged; and how weights merge.
     """
 
     alike = True
 
     def __init__(self) -> None:
-        self.bytes, self.seconds = 0, 0.0
+        self.down, self.up, self.seconds = Counter[int](), Counter[int](), 0.0
         self.cpu_seconds = self.memory = 0.0
+        self.wire: Wire | None = None
+        self.rules: Mapping[str, str] = {}
         self.origins: list[str] = []
         self.news: list[tuple[str, str, str]] = []
         self.failed: list[tuple[int, str]] = []
@@ -79,6 +88,10 @@ class Roster(ABC):
     def may_learn(self, client: int) -> bool:
         """Whether a client with rows can be asked to learn the increment at hand."""
         return True
+
+    def expects(self, wire: Wire | None, rules: Mapping[str, str]) -> None:
+        """Decode updates from now on, of weights with these rules."""
+        self.wire, self.rules = wire, rules
 
     def candidates(self, arrivals: Sequence[Arrival]) -> dict[int, int]:
         """Of the increment at hand, the clients that can be asked to learn, in order: client -> its rows to learn."""
@@ -145,8 +158,12 @@ class Roster(ABC):
         sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
         with failures_of(self._reached, f"asking clients to {action.partition('.')[2]}"):
             replies = {reply.metadata.src_node_id: reply for reply in self._exchange(sent)} if sent else {}
-        found = self._accepted(action, clients, [replies.get(node) for node in nodes], anchor)
-        self.bytes += sum(map(payload, contents)) + sum(map(payload, found.values()))
+        for client, content in zip(clients, contents, strict=True):
+            self.down[client] += payload(content)
+        answers = [replies.get(node) for node in nodes]
+        sizes = {client: _size(answer) for client, answer in zip(clients, answers, strict=True)}  # before decoding
+        found = self._accepted(action, clients, answers, anchor)
+        self.up.update({client: sizes[client] for client in found})
         self.seconds += _busiest(list(found.values()))
         costs = [answer.config_records[WORK] for answer in found.values()]
         self.cpu_seconds += sum(float(str(cost["cpu_seconds"])) for cost in costs)
@@ -205,6 +222,11 @@ def failures_of(grid: Grid, doing: str) -> Iterator[None]:
             f"federated: expected {type(grid).__name__} to carry messages, got {type(error).__name__}: {error} while "
             f"{doing}; {REMEDY}"
         ) from error
+
+
+def _size(answer: Message | None) -> int:
+    """Bytes of the tensors in an answer."""
+    return payload(answer.content) if answer is not None and answer.has_content() else 0
 
 
 def _busiest(answers: Sequence[RecordDict]) -> float:

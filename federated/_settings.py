@@ -33,6 +33,9 @@ class Federated:
     batch_clients: int | None = None
     stateless: bool | None = None
     aggregation: str | Mapping[str, Any] | None = None
+    wire: Literal["float32", "float16", "int8"] | None = None
+    top_k: float | None = None
+    error_feedback: bool | None = None
     max_share: float | None = None
     personal: list[str] | None = None
     superlink: str | None = None

@@ -19,7 +19,7 @@ from federated._client_failures import raise_failures
 from federated._client_names import clients_of, joined
 from federated._grid import RayGrid
 from federated._records import filled, told
-from federated._roster import Roster, budget_spent, failures_of
+from federated._roster import LEARNS, Roster, budget_spent, failures_of
 from federated._simulated_absences import Absences
 from federated._simulated_client import Client
 from federated._simulation import FlowerSimulation
@@ -113,7 +113,8 @@ class SimulatedNodes(Roster):
             # A place in the stream counts everybody's rows, so one client's place is every client's.
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
             self.ask("query.open", new, orders=orders)
-        self.bytes = 0  # an increment's bytes do not depend on how often the run was started
+        self.down.clear()  # an increment's bytes do not depend on how often the run was started
+        self.up.clear()
         return described
 
     def _started(self) -> Grid:
@@ -272,6 +273,9 @@ class SimulatedNodes(Roster):
         raise_failures([self.clients[client].name for client in clients], answers)
         found = zip(clients, answers, strict=True)
         contents = {client: answer.content for client, answer in found if answer is not None}
+        if action in LEARNS and self.wire is not None:
+            for content in contents.values():
+                self.wire.decode(content, anchor or {}, self.rules)
         if action == "train.learn" and self._job.federated.batch_clients:
             self._notice(contents)
         for client, content in contents.items():

@@ -33,6 +33,7 @@ from federated._batched_app import BatchedApp
 from federated._client_host import KEPT, ClientHost, SimulatedHost
 from federated._owner import Owner
 from federated._records import pack, tell, unpack
+from federated._wire import Wire
 from incr_core import metrics
 from incr_core.errors import EngineError, JobError
 from incr_core.rounds import ClientBlock, Orders, Participant, learn_side_by_side
@@ -159,7 +160,7 @@ def learn(message: Message, context: Context) -> Message:
             update = host.learn(participant, anchor, bool(order["first"]))
         if order["first"]:
             host.learned(participant)
-        return _contribution(participant, update)
+        return _contribution(participant, update, anchor, order)
 
     return _answer(message, host, work)
 
@@ -180,7 +181,8 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
         for host, order, participant, update in zip(hosts, orders, participants, updates, strict=True):
             if order["first"]:
                 host.learned(participant)
-            contents.append((_contribution(participant, update), host.answered(participant, changed=True)))
+            content = _contribution(participant, update, anchor, order)
+            contents.append((content, host.answered(participant, changed=True)))
     except Exception as error:  # of one of them, which the others cannot go on without
         return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
     for content, told in contents:
@@ -197,8 +199,9 @@ def review(message: Message, context: Context) -> Message:
         _adopt(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
         update = participant.review(host.rows(rows))
-        participant.learner.share_ids(unpack(message.content.array_records[ANCHOR], copy=False))
-        return _contribution(participant, update)
+        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        participant.learner.share_ids(anchor)
+        return _contribution(participant, update, anchor, message.content.config_records[ORDER])
 
     return _answer(message, host, work)
 
@@ -247,6 +250,7 @@ def consolidate(message: Message, context: Context) -> Message:
             shared, _ = participant.learner.shared_state()
         content = RecordDict({SHARED: pack(shared)})
         if participant.learner.remakes:
+            participant.unsent = {}  # of weights as they were before strategies changed them
             content["weights"] = pack(participant.told(participant.learner.weights()))
         return content
 
@@ -334,9 +338,18 @@ def _work(
     return ConfigRecord({**cost, "memory": participant.usage.spent()[1], "process": os.getpid(), **told})
 
 
-def _contribution(participant: Participant, update: Update) -> RecordDict:
+def _contribution(
+    participant: Participant, update: Update, anchor: Mapping[str, Tensor], order: ConfigRecord
+) -> RecordDict:
+    """What a client tells of a round; its weights coded where that is ordered."""
     content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
-    content["weights"] = pack(participant.told(update.weights))
+    weights, wire = participant.told(update.weights), Wire.ordered(order)
+    if wire is None:
+        content["weights"] = pack(weights)
+    else:
+        # Without rows the server takes no note of the update, so what is unsent stays so.
+        unsent = participant.unsent if update.num_rows else {}
+        content["weights"] = wire.pack(weights, anchor, participant.learner.rules(), unsent)
     return content
 
 

@@ -24,6 +24,7 @@ from federated._roster import Roster
 from federated._selection import Selection
 from federated._server_privacy import CentralPrivacy
 from federated._simulated_nodes import SimulatedNodes
+from federated._wire import Wire
 from federated.client_app import CHAMPION, ROWS
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
@@ -132,6 +133,7 @@ class FederatedEngine(Engine):
             self._selection.load_state_dict(commit.engine["selection"])
         described = self._roster.start(commit)
         cohort.terms = Terms.of(described)
+        self._roster.expects(Wire.of(self.job.federated), cohort.terms.rules)
         cohort.weights = described["weights"] if commit is None else commit.weights
         cohort.personal = frozenset(self._personal())
         if self.central is not None:
@@ -175,7 +177,10 @@ class FederatedEngine(Engine):
             roster.settle(arrivals, learned=False)
         done.seconds_learning = roster.seconds - worked
         done.seconds_exchanging = time.perf_counter() - begun - done.seconds_learning
-        done.bytes_exchanged, roster.bytes = roster.bytes, 0
+        done.contributions.down, done.contributions.up = dict(roster.down), dict(roster.up)
+        done.bytes_exchanged = roster.down.total() + roster.up.total()
+        roster.down.clear()
+        roster.up.clear()
         done.cpu_seconds, done.memory = roster.cpu_seconds, roster.memory
         roster.cpu_seconds = roster.memory = 0.0
         for client, why in roster.failed:
@@ -220,7 +225,7 @@ class FederatedEngine(Engine):
 
     def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
         asked = self._roster.answering(drawn, number)
-        orders = self._roster.batched(asked, [{"first": client not in begun} for client in asked])
+        orders = self._roster.batched(asked, [{"first": client not in begun, **self._coded} for client in asked])
         whom = self._roster.whom(asked, number)
         answers = self._roster.ask("train.learn", asked, orders=orders, records=whom, anchor=self.cohort.anchor())
         self._selection.answered(drawn, answers)
@@ -233,8 +238,16 @@ class FederatedEngine(Engine):
         ids = [{ROWS: pack({"rows": rows[names[client]]})} for client in drawn]
         cohort = self.cohort
         return self._updates(
-            self._roster.ask("train.review", drawn, anchor=cohort.anchor(), shared=cohort.shared, records=ids)
+            self._roster.ask(
+                "train.review", drawn, self._coded, anchor=cohort.anchor(), shared=cohort.shared, records=ids
+            )
         )
+
+    @property
+    def _coded(self) -> dict[str, Any]:
+        """How clients code their updates, as entries of an order; none where weights travel unchanged."""
+        wire = Wire.of(self.job.federated)
+        return {} if wire is None else wire.order()
 
     def _updates(self, answers: Mapping[int, RecordDict]) -> list[Update]:
         self.cohort.learners = list(answers)

@@ -119,11 +119,12 @@ def _slices(slices: list[dict[str, Any]]) -> list[str]:
 def _clients(clients: list[dict[str, Any]]) -> list[str]:
     """A line for each of the worst, and one on those that fail.
 
-    >>> told = {"metric": "auc", "rows_learned": 900, "weight": 0.25, "participation": 1.0, "failure": "no answer"}
+    >>> told = {"metric": "auc", "rows_learned": 900, "weight": 0.25, "participation": 1.0, "failure": "no answer",
+    ...         "bytes_up": 2_500_000, "bytes_down": 90_000_000}
     >>> print("\\n".join(_clients([{"client": "north", "value": 0.61, "forgetting": 0.02, "failures": 2, **told}])))
       clients, the worst first (1 in all):
         north: auc 0.6100, forgetting 0.0200; 900 rows learned, weight 25%, learned in 100% of its increments;
-          2 failures, the last: no answer
+          2.5 MB sent, 90 MB received; 2 failures, the last: no answer
     """
     lines = [f"  clients, the worst first ({len(clients):,} in all):"] if clients else []
     for one in clients[:SHOWN]:
@@ -132,8 +133,9 @@ def _clients(clients: list[dict[str, Any]]) -> list[str]:
         weight = "" if one["weight"] is None else f", weight {100 * one['weight']:.3g}%"
         part = one["participation"]
         often = "" if part is None else f", learned in {100 * part:.3g}% of its increments"
+        moved = f"; {one['bytes_up'] / 1e6:,.3g} MB sent, {one['bytes_down'] / 1e6:,.3g} MB received"
         failed = f"; {one['failures']:,} failures, the last: {shown(one['failure'])}" if one["failures"] else ""
         rows = f"{one['rows_learned']:,} rows learned"
-        lines.append(f"    {shown(one['client'])}: {value}{past}; {rows}{weight}{often}{failed}")
+        lines.append(f"    {shown(one['client'])}: {value}{past}; {rows}{weight}{often}{moved}{failed}")
     failing = sum(1 for one in clients[SHOWN:] if one["failures"])
     return lines + ([f"    {failing:,} of the others have failures"] if failing else [])

@@ -93,6 +93,20 @@ class FederatedSection(Section):
     with other weights: `"fednova"` (less for each step), `{name = "qfedavg", q = 0.1}` (more for a larger loss). Or
     a class of your own as `"module:Class"`. The outer step follows.
     """
+    wire: Literal["float32", "float16", "int8"] = "float32"
+    """The format of updates from clients to the server: weights as they are, or the difference from the anchor of the
+    round, in blocks of 256 with a scale each, rounded to `"float16"` (half of the bytes) or `"int8"` (a quarter).
+    Weights that merge by their mean are rounded; buffers, counts, statistics, tables of ids and the state of strategies
+    travel unchanged ([compression](federated.md#compressed-updates)).
+    """
+    top_k: float | None = Field(None, gt=0.0, le=0.25)
+    """The share of the numbers of an update that are sent, those that changed most: `0.01` is 1%. A number takes four
+    bytes for its place, and those of `wire` for its value. Default: all numbers.
+    """
+    error_feedback: bool = True
+    """With `wire` or `top_k`: each client keeps what its update left out, on its own disk, and adds it to its next
+    update.
+    """
     max_share: float | None = Field(None, gt=0.0, le=1.0)
     """The largest weight of one client in a mean by rows. What is cut goes to the others; with too few clients for
     that, all count alike. Default: no limit.
@@ -129,6 +143,11 @@ class FederatedSection(Section):
     def owned(self) -> bool:
         """Whether the rows are with owners, on a SuperLink; else clients are simulated on one table."""
         return self.superlink is not None
+
+    @property
+    def compresses(self) -> bool:
+        """Whether updates are rounded or thinned."""
+        return self.wire != "float32" or self.top_k is not None
 
     @property
     def selects(self) -> bool:
@@ -199,6 +218,7 @@ class FederatedSection(Section):
             "max_share": self.max_share is not None,
             "privacy": self.privacy is not None,
             "client_privacy": self.client_privacy is not None,
+            "wire or top_k": self.compresses,
             'select = "availability"': self.select == "availability",
             f"aggregation {self.aggregation.name}": self.aggregation.name != "mean",
         }
@@ -235,6 +255,20 @@ class FederatedSection(Section):
             raise ValueError(
                 f"federated.batch_clients: expected 0 with client_privacy, got {self.batch_clients}; leave it out: "
                 "clients whose rows are hidden are learned one by one"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _updates_can_be_compressed(self) -> Self:
+        if not self.error_feedback and not self.compresses:
+            raise ValueError(
+                "federated.error_feedback: expected wire or top_k too, got false alone; leave it out where updates "
+                "travel unchanged"
+            )
+        if self.top_k is not None and self.aggregation.name in ("median", "trimmed_mean"):
+            raise ValueError(
+                f"federated.top_k: expected a mean or krum, got aggregation = {self.aggregation.name!r}, which merges "
+                "each weight by itself and finds it unchanged at most clients; leave out one of the two, or use wire"
             )
         return self
 

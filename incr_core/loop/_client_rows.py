@@ -54,6 +54,8 @@ def client_rows(
                 f"total.{metric}": objective.metrics(so_far).get(metric) if so_far else None,
                 **asdict(contributions.one(number)),
                 "of_rounds": contributions.rounds,
+                "bytes_down": contributions.down.get(number, 0),
+                "bytes_up": contributions.up.get(number, 0),
                 "version": version,
             }
         )

@@ -15,7 +15,7 @@ from incr_core.data.timeline import Tick
 from incr_core.loop._events import Event, events_table
 from incr_core.metrics import Statistics, trivial_metrics
 from incr_core.registry.ledger import entries_table
-from incr_core.rounds import Arrival, Counts, Round
+from incr_core.rounds import Arrival, Contributions, Counts, Round
 
 __all__ = ["PendingCommit", "metrics_row", "metrics_table", "trivial_columns"]
 
@@ -136,8 +136,16 @@ def metrics_row(
         "bytes_exchanged": learned.bytes_exchanged,
         **({"seconds_hidden": learned.seconds_hidden} if learned.seconds_hidden else {}),
         **({"steps": learned.steps} if learned.steps else {}),
-        **({"norm": learned.contributions.norm} if learned.contributions is not None else {}),
+        **({} if (told := learned.contributions) is None else _of_clients(told)),
         "version": version,
+    }
+
+
+def _of_clients(contributions: Contributions) -> dict[str, float]:
+    return {
+        "norm": contributions.norm,
+        "bytes_down": sum(contributions.down.values()),
+        "bytes_up": sum(contributions.up.values()),
     }
 
 

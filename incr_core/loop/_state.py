@@ -74,7 +74,7 @@ class LoopState:
             self.slices = SliceTotals() if self.slices is None else self.slices
             self.slices.load_state_dict(state["slices"])
         if "limits" in state:  # also if the job no longer has limits: the event that they have ended is still due
-            self.limits = Limits(self._limits.seconds) if self.limits is None else self.limits
+            self.limits = Limits(self._limits) if self.limits is None else self.limits
             self.limits.load_state_dict(state["limits"])
         if self.controller is not None:
             self.controller.load_state_dict(state["controller"])

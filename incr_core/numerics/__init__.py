@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from incr_core.numerics._blockwise import Blockwise
+from incr_core.numerics._coding import WIRES, Coding, coding_of, encode_with_feedback, roundable
 from incr_core.numerics._determinism import in_any_order, settle_arithmetic
 from incr_core.numerics._draws import draws_nothing, draws_only_from_torch
 from incr_core.numerics._dtypes import all_finite, narrowed, refusal_of, stored, unstored, widened
@@ -12,6 +13,7 @@ from incr_core.numerics._precision import LossScale, Precision
 from incr_core.numerics._randomness import GlobalRandomState, OwnChance, global_random_state, rewound, seeded
 from incr_core.numerics._sharding import agreed, as_reals, like, load_optimizer, local, optimizer_state, whole
 from incr_core.numerics._sparse import as_dense
+from incr_core.numerics._top_k import TopK
 from incr_core.numerics._torch_privates import (
     BatchNorm,
     RunningNorm,
@@ -33,9 +35,11 @@ from incr_core.numerics._torch_privates import (
 )
 
 __all__ = [
+    "WIRES",
     "Applied",
     "BatchNorm",
     "Blockwise",
+    "Coding",
     "FlatLayout",
     "FlatTensors",
     "GlobalRandomState",
@@ -45,12 +49,15 @@ __all__ = [
     "Precision",
     "RunningNorm",
     "ToldOfChanges",
+    "TopK",
     "agreed",
     "all_finite",
     "as_dense",
     "as_reals",
+    "coding_of",
     "draws_nothing",
     "draws_only_from_torch",
+    "encode_with_feedback",
     "failed_capture_ended",
     "global_random_state",
     "gradient_is_hooked",
@@ -69,6 +76,7 @@ __all__ = [
     "own_buffers",
     "refusal_of",
     "rewound",
+    "roundable",
     "seeded",
     "settle_arithmetic",
     "step_is_watched",

@@ -13,7 +13,7 @@ from incr_core.report._drawing import draw, for_any_screen, literal, quiet, svg
 from incr_core.report._sections import html_table, section
 from incr_core.report._standings import Standing, standings
 from incr_core.report._style import GRID, OURS
-from incr_core.report._words import count, escaped, number, short, words
+from incr_core.report._words import count, escaped, number, short, size, words
 
 __all__ = ["clients"]
 
@@ -34,7 +34,8 @@ def clients(table: pa.Table, course: Course, increments: Floats) -> str:
     note = (
         f"The worst by {words(found[0].metric)} first. Plots: its recent value, beside that of all. Weight: share in "
         "the mean. Norm: how far an update moves the weights; drift: how far that is from the mean. Forgetting: recent "
-        "value against the best so far. Learned: of the increments in which it had rows. All are in the folder clients."
+        "value against the best so far. Learned: of the increments in which it had rows. Sent, received: bytes of "
+        "weights and statistics. All are in the folder clients."
     )
     plots = for_any_screen(lambda narrow: _multiples(shown, course, increments, narrow=narrow)) if shown else ""
     return section(title, note, plots + _table(found))
@@ -51,13 +52,16 @@ def _table(found: list[Standing]) -> str:
             _digits(one.norm),
             _digits(one.drift),
             _percent(one.participation),
+            size(one.bytes_up),
+            size(one.bytes_down),
             count(one.failures) + (f" <small>{escaped(short(one.failure, 60))}</small>" if one.failure else ""),
         ]
         for one in found[:_MOST_ROWS]
     ]
-    head = ["client", words(found[0].metric), "forgetting", "rows", "weight", "norm", "drift", "learned", "failures"]
+    head = ["client", words(found[0].metric), "forgetting", "rows", "weight", "norm", "drift", "learned"]
+    head += ["sent", "received", "failures"]
     left = len(found) - len(rows)
-    return html_table(head, rows, numeric=tuple(range(1, 8))) + (
+    return html_table(head, rows, numeric=tuple(range(1, 10))) + (
         f"<p>and {count(left)} better ones</p>" if left else ""
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -28,7 +29,7 @@ class Standing:
     NaN before the first. forgetting: distance of its recent value below its best one, or above it for an error.
     weight: its share in the mean, over all rounds. norm, drift: means over increments of the values in `Contribution`.
     participation: share of the increments with rows in which it learned. failures: number of answers that were missing
-    or left out. failure: the reason of the last one.
+    or left out. failure: the reason of the last one. bytes_up, bytes_down: of the tensors that it sent and received.
     """
 
     client: str
@@ -43,6 +44,8 @@ class Standing:
     participation: float
     failures: int
     failure: str
+    bytes_up: int
+    bytes_down: int
     increments: Floats = field(repr=False)
     recent: Floats = field(repr=False)
 
@@ -92,6 +95,8 @@ def standings(table: pa.Table) -> list[Standing]:
                 participation=float((of["rounds"] > 0)[offered].mean()) if offered.any() else math.nan,
                 failures=int(of["failures"].sum()),
                 failure=str(told[-1]) if told else "",
+                bytes_up=_sum(of, "bytes_up"),
+                bytes_down=_sum(of, "bytes_down"),
                 increments=of["increment"],
                 recent=recent,
             )
@@ -110,6 +115,11 @@ def _forgetting(recent: Floats, metric: str) -> float:
 def _rounds(increments: Floats, of_rounds: Floats) -> float:
     """Of all increments."""
     return float(of_rounds[np.unique(increments, return_index=True)[1]].sum())
+
+
+def _sum(of: Mapping[str, Floats], column: str) -> int:
+    """The sum of a column; 0 for increments of an earlier incr, which had no such column."""
+    return int(np.nansum(of[column])) if column in of else 0
 
 
 def _mean(values: Floats) -> float:

@@ -47,6 +47,7 @@ class Contributions:
         rounds: Number of rounds.
         norm: Distance of the merged weights from the anchor, |w - a|, averaged over the rounds.
         of: The contributions.
+        down, up: Bytes of the tensors sent to, and received from, each participant by its number.
 
     Example:
         >>> two = [Update({"w": torch.tensor([value])}, rows, {"loss": rows}) for value, rows in ((3.0, 1), (7.0, 3))]
@@ -59,6 +60,8 @@ class Contributions:
     def __init__(self) -> None:
         self.rounds, self.norm = 0, math.nan
         self.of: dict[int, Contribution] = {}
+        self.down: dict[int, int] = {}
+        self.up: dict[int, int] = {}
 
     def one(self, participant: int) -> Contribution:
         """Return a participant's contribution, created on first use."""

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from incr_core.batch import Batch
 from incr_core.data.timeline import Increment, Learned, Stream, Tick
 from incr_core.learner import Learner, passes_after
@@ -53,6 +55,7 @@ class Resuming:
         self.keeps_increments = False
         self._since: list[Increment] | None = []  # received since the last state kept in memory; None: too many
         self._rows_since = 0
+        self.unsent: dict[str, Tensor] = {}  # errors of coded updates, by weight, added to the next update
         self._again: deque[Increment] = deque()  # of these, the increments to repeat
 
     def begin_at(self, cursor: dict[str, Any] | None) -> None:
@@ -105,6 +108,7 @@ class Resuming:
             **({"personal": own} if own else {}),
             **({"aside": self.stream.aside} if self.stream.aside else {}),
             **({"share": self.sampling.share} if self.sampling.share < 1.0 else {}),
+            **({"unsent": self.unsent} if self.unsent else {}),
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -172,6 +176,7 @@ class Resuming:
         if self.reference is not None and (reference := state.get("reference")) is not None:
             self.reference.load_state_dict(reference)  # absent if the job had no gate then
         self.stream.aside, self.sampling.share = state.get("aside", []), state.get("share", 1.0)
+        self.unsent = dict(state.get("unsent", {}))
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:

@@ -51,7 +51,7 @@ def test_every_way_to_read_a_file_gives_the_prepared_columns(file: Path) -> None
     )
     assert source.head(["city"])["city"].to_pylist()[:3] == ["0", "1", "2"]
     if fragment.part is not None and fragment.parts is not None:
-        parts = [len(table) for place in range(len(fragment.parts())) for table in fragment.part(["bmi"], place)]
+        parts = [len(table) for place in range(len(fragment.part_rows())) for table in fragment.read_part(["bmi"], place)]
         assert sum(parts) == 300
 
 

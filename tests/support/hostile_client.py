@@ -71,7 +71,18 @@ def set_first(change: Callable[[torch.Tensor], torch.Tensor]) -> Callable[[dict[
 
 
 def unfinite(sums: Packed) -> Packed:
-    return {name: np.asarray(value) * np.nan for name, value in sums.items()} or {"auc": np.array([np.nan])}
+    spoilt = {name: np.asarray(value) * np.nan for name, value in sums.items() if not isinstance(value, Mapping)}
+    return {**sums, **spoilt} or {"auc": np.array([np.nan])}
+
+
+def thin(**changes: Any) -> Spoil:
+    """A thinned histogram that is none."""
+
+    def spoil(sums: dict[str, Any]) -> dict[str, Any]:
+        honest = {"shape": [3, 4096], "at": np.array([5, 7]), "values": np.ones(2)}
+        return {**sums, "scores": {**honest, **changes}}
+
+    return tells("arrival", "statistics", value=spoil)
 
 
 def pickles(content: RecordDict) -> None:
@@ -114,6 +125,18 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "time that stands still": (RECEIVE, tells("coming", "time", value=0), "not later than this one"),
     "warm of another type": (RECEIVE, tells("arrival", "tick", "warm", value="no"), "without a name and a time"),
     "unfinite sums": (RECEIVE, tells("arrival", "statistics", value=unfinite), "sums for metrics"),
+    "thinned sums that are not finite": (RECEIVE, thin(values=np.array([1.0, np.inf])), "sums for metrics"),
+    "thinned sums of no numbers": (RECEIVE, thin(values=np.array([MARKUP, MARKUP])), "sums for metrics"),
+    "thinned sums of other dimensions": (RECEIVE, thin(shape=[12288]), "sums for other metrics"),
+    "thinned sums of a gigantic shape": (RECEIVE, thin(shape=[1 << 20, 1 << 20]), "thinned sums without a shape"),
+    "thinned sums of a negative shape": (RECEIVE, thin(shape=[-3, -4096]), "thinned sums without a shape"),
+    "thinned sums of no shape": (RECEIVE, thin(shape=MARKUP), "thinned sums without a shape"),
+    "thinned sums of many dimensions": (RECEIVE, thin(shape=[1] * 100), "thinned sums without a shape"),
+    "thinned sums at places too large": (RECEIVE, thin(at=np.array([5, 12288])), "thinned sums at places"),
+    "thinned sums at places below 0": (RECEIVE, thin(at=np.array([-1, 7])), "thinned sums at places"),
+    "thinned sums at a place twice": (RECEIVE, thin(at=np.array([7, 7])), "thinned sums at places"),
+    "thinned sums at too few places": (RECEIVE, thin(at=np.array([7])), "thinned sums at places"),
+    "thinned sums at places of another type": (RECEIVE, thin(at=np.array([5.0, 7.0])), "thinned sums at places"),
     "sums of another kind": (RECEIVE, tells("arrival", "statistics", value=[MARKUP]), "cannot be read"),
     "a slice of no job": (RECEIVE, tells("arrival", "sliced", value={MARKUP: [12, {}]}), "which the job does not name"),
     "sums by other names": (RECEIVE, tells("arrival", "statistics", value={MARKUP: [1.0]}), "sums for metrics"),

@@ -109,6 +109,8 @@ HOSTILE: dict[str, Orders] = {
     "a generation to come": orders("train.learn", generation=10_000_000_000),
     "a generation before all": orders("train.learn", generation=-7),
     "a generation that is a path": orders("train.learn", generation="../../x"),
+    "a wire of no kind": orders("train.learn", wire="pickle", feedback=True),
+    "a share of nothing": orders("train.learn", wire="int8", feedback=True, top_k=-0.5),
     "a huge number": orders("evaluate.receive", number=1 << 62),
     "a number of another type": orders("evaluate.receive", number="x" * 1_000_000),
     # weights and rows
