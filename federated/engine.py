@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
@@ -132,6 +133,8 @@ class FederatedEngine(Engine):
             cohort.unconsolidated = dict(commit.engine["unconsolidated"])
             self._selection.load_state_dict(commit.engine["selection"])
         described = self._roster.start(commit)
+        down, up = ([], []) if commit is None else commit.engine.get("traffic", ([], []))
+        self._roster.down, self._roster.up = Counter(dict(down)), Counter(dict(up))
         cohort.terms = Terms.of(described)
         self._roster.expects(Wire.of(self.job.federated), cohort.terms.rules)
         cohort.weights = described["weights"] if commit is None else commit.weights
@@ -304,6 +307,8 @@ class FederatedEngine(Engine):
             "selection": self._selection.state_dict(),
             "shared": self.cohort.shared,
             "unconsolidated": self.cohort.unconsolidated,
+            # Judging a version counts to the next increment, also of a run that is resumed.
+            "traffic": [sorted(counted.items()) for counted in (self._roster.down, self._roster.up)],
             **({} if self.central is None else {"privacy": self.central.state_dict()}),
         }
         return Saving(

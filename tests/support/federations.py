@@ -24,7 +24,7 @@ def federation(folder: Path, rows: int = 700, table: pa.Table | None = None, lab
     table: the rows of all; by default so many made-up ones. label: its column beside `at`, `height` and `weight`.
     """
     table = made_up(rows) if table is None else table
-    offered = [*COLUMNS[:-1], label]
+    offered = [*(name for name in COLUMNS if name != "tall"), label]
     pq.write_table(table, folder / "all.parquet")
     files = []
     for owner in OWNERS:
