@@ -37,6 +37,8 @@ def tune_on_ray(
     if find_spec("pandas") is None:
         raise EngineError("tune: expected pandas, which Ray Tune imports, got none; pip install 'incr[tune]'")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")
+    # Ray Tune's own handler of Ctrl-C returns the results so far, as if the search were complete.
+    os.environ["TUNE_DISABLE_SIGINT_HANDLER"] = "1"
     session = Session(None, os.cpu_count() or 1)
     try:
         with quietly():

@@ -24,6 +24,12 @@ LOGARITHMIC = 10.0
 RATE = 1e-3
 """The learning rate around which is searched, of an optimiser that is given none."""
 
+INCOMPARABLE = ("stream", "features.label", "learner.objective")
+"""Keys and sections that change which rows and labels the metric is computed on; the size of an increment does not."""
+
+WITHOUT_EFFECT = ("name", "root", "cluster", "federated", "track", "alerts", "baselines")
+"""Keys and sections that a trial in one process does not use, or that do not change what it learns."""
+
 AROUND = 30.0
 """The default range of the learning rate: from the job's divided by this to the job's times this."""
 
@@ -72,7 +78,8 @@ def search_space(job: Job, texts: Sequence[str]) -> list[Range | Choices]:
     """Return the space that "KEY=A..B" and "KEY=X|Y|Z" describe; without texts, learning rate and batch size.
 
     Raises:
-        JobError: A text is neither, a range is empty, or the job refuses a key or one of its values.
+        JobError: A text is neither, a range is empty, the job refuses a key or one of its values, or the metrics of
+            trials that differ in the key would say nothing about it.
 
     Example:
         >>> job = Job.from_document(
@@ -98,6 +105,7 @@ def search_space(job: Job, texts: Sequence[str]) -> list[Range | Choices]:
     if repeated := {one.key for one in space if sum(one.key == other.key for other in space) > 1}:
         raise JobError(f"{min(repeated)}: expected one range or list of choices, got several; join choices with |")
     for one in space:
+        _check_key(one.key)
         ends = one.values if isinstance(one, Choices) else (_number(one.low, one.whole), _number(one.high, one.whole))
         for value in ends:
             job.with_settings([f"{one.key}={value}"])
@@ -135,6 +143,23 @@ def _dimension(text: str) -> Range | Choices:
     if len(set(choices)) < 2 or not all(choices):
         raise JobError(f"{text}: expected a range A..B or two choices X|Y or more, got {values}")
     return Choices(key, choices)
+
+
+def _check_key(key: str) -> None:
+    """Refuse a key whose values cannot be compared by the metric of a trial."""
+    if _within(key, INCOMPARABLE) and key != "stream.every":
+        reason = "trials would be measured on other rows or labels"
+    elif _within(key, WITHOUT_EFFECT):
+        reason = "it does not change what a trial learns, which runs in one process"
+    else:
+        return
+    raise JobError(
+        f"{key}: expected a key that trials can be compared by, got one that they cannot: {reason}; leave it out"
+    )
+
+
+def _within(key: str, places: Sequence[str]) -> bool:
+    return any(f"{key}.".startswith(f"{place}.") for place in places)
 
 
 def _number(value: float, whole: bool) -> str:

@@ -102,6 +102,24 @@ def test_a_killed_search_continues(job: Path) -> None:
     assert (out / "best.toml").stat().st_mtime >= begun - 1
 
 
+@pytest.mark.chaos  # it starts a Ray of its own
+def test_ctrl_c_ends_a_search_without_a_result(job: Path) -> None:
+    out = job.parent / "search"
+    command = [sys.executable, "-m", "incr_core.commands.cli", "tune", str(job), "--trials", "16", "--out", str(out)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdout=pipe, stderr=pipe, text=True, env=environment) as search:
+        assert search.stdout is not None
+        line = search.stdout.readline()
+        assert line.startswith("trial "), line
+        search.send_signal(signal.SIGINT)
+        said, errors = search.communicate(timeout=400)
+    assert search.returncode == 130, errors
+    assert "stopped" in errors
+    assert "best: trial" not in said
+    assert not (out / "best.toml").exists()
+
+
 @pytest.mark.parametrize(
     ("space", "options", "error", "message"),
     [
@@ -111,6 +129,9 @@ def test_a_killed_search_continues(job: Path) -> None:
         (["learner.batch_size=0..8"], {}, JobError, "learner.batch_size"),
         (["learner.batch_size"], {}, JobError, 'got no "="'),
         (["learner.clip=1|2", "learner.clip=3|4"], {}, JobError, "learner.clip: expected one range or list of choices"),
+        (["stream.path=a|b"], {}, JobError, "stream.path: expected a key that trials can be compared by, got .* rows"),
+        (["features.label=y|a"], {}, JobError, "features.label: expected a key that trials can be compared by"),
+        (["federated.rounds=1|2"], {}, JobError, "federated.rounds: .* does not change what a trial learns"),
         ([], {"trials": 1}, ArgumentError, "trials: expected at least 2, got 1"),
         ([], {"rows": 0}, ArgumentError, "rows: expected at least 1, got 0"),
         ([], {"on": "federated"}, ArgumentError, "on: expected an engine that runs trials side by side, such as clust"),
