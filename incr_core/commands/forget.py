@@ -25,9 +25,10 @@ def forget(options: argparse.Namespace) -> int:
         addresses, gone = rows_in_file(options.rows), list[str]()
     else:
         addresses, gone = rows_where(options.directory, options.where)
-    found = erase(options.directory, addresses)
-    if options.journal is not None:
-        found |= {"journal": _forget_in_journal(options.journal, options.where, addresses)}
+    in_journal = {}
+    if options.journal is not None:  # first: if there is no such journal, nothing is deleted
+        in_journal = {"journal": _forget_in_journal(options.journal, options.where, addresses)}
+    found = erase(options.directory, addresses) | in_journal
     if options.json:
         print(json_text(found | {"gone": gone}))
         return 0

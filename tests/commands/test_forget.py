@@ -165,6 +165,23 @@ def test_a_request_that_cannot_be_met_changes_nothing(tmp_path: Path, capsys: py
         erase(busy, asked)
 
 
+@pytest.mark.parametrize("journal", ["nowhere", "mysql://anna:secret@db/flights"])
+def test_a_journal_that_is_not_there_is_refused_before_a_row_is_deleted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], journal: str
+) -> None:
+    pytest.importorskip("httptools")
+    write(tmp_path / "data")
+    out = tmp_path / "run"
+    run(job(tmp_path, baselines={}), out)
+    before = content(out)
+    place = journal if ":" in journal else str(tmp_path / journal)
+    assert main(["forget", str(out), "--where", f"person={SHY}", "--journal", place]) != 0
+    said = capsys.readouterr().err
+    assert "journal" in said
+    assert "secret" not in said
+    assert content(out) == before
+
+
 def test_a_learner_forgets_rows_of_all_its_memories() -> None:
     learner = Learner(torch.nn.Linear(1, 1), Binary(), torch.optim.SGD, [Replay(5), Replay(9, memory="window")])
     assert learner.drop(torch.tensor([3])) == 0

@@ -15,7 +15,7 @@ import pytest
 
 pytest.importorskip("httptools")
 
-from incr_core.errors import StorageError
+from incr_core.errors import ArgumentError, StorageError
 from incr_core.serving import Journal, SqliteJournal, erase_in_journal, open_journal
 
 ROWS = [({"height": 170 + place}, {"value": float(place)}) for place in range(10)]
@@ -249,3 +249,14 @@ def test_a_journal_that_cannot_be_written_is_named_and_goes_on_once_it_can(tmp_p
     journal.close()
     with sqlite3.connect(tmp_path / "journal" / "journal.sqlite") as read:
         assert read.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+
+
+@pytest.mark.parametrize("place", ["mysql://anna:secret@db/flights", "postgres:/db/flights", "s3://bucket/journal"])
+def test_an_address_of_something_else_is_no_folder(place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(
+        ArgumentError, match=r'expected a folder or "postgresql://USER@HOST/DATABASE", got an'
+    ) as caught:
+        open_journal(place)
+    assert "secret" not in str(caught.value)
+    assert not list(tmp_path.iterdir())
