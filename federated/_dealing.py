@@ -50,7 +50,8 @@ def deal(job: Job, partitioner: Partitioner, out: str | Path, *, columns: Sequen
         The number of rows of each client.
 
     Raises:
-        ArgumentError: A row is in no partition or in two.
+        ArgumentError: A row is in no partition or in two, or the package `datasets`, with which `flwr-datasets` holds
+            rows, is not installed.
         JobError: The stream is a Python function.
 
     Example:
@@ -61,7 +62,12 @@ def deal(job: Job, partitioner: Partitioner, out: str | Path, *, columns: Sequen
             deal(job, PathologicalPartitioner(10, "label", num_classes_per_partition=2), "clients.parquet")
             run(job.with_settings(["federated.clients=list:clients.parquet"]), on="federated")
     """
-    from datasets import Dataset
+    try:
+        from datasets import Dataset
+    except ModuleNotFoundError as missing:
+        raise ArgumentError(
+            f"partitioner: expected the package {missing.name}, got none; pip install flwr-datasets"
+        ) from missing
 
     source = job.source()
     if not isinstance(source, str):

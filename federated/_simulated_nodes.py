@@ -150,9 +150,11 @@ class SimulatedNodes(Roster):
                 by_partition[index] = reply.metadata.src_node_id
         missing = [client.name for client in self.clients if client.index not in by_partition]
         if missing:
+            reasons = [reply.error.reason for reply in replies if reply.has_error() and reply.error.reason]
             raise WorkerLost(
                 f"client {', '.join(missing[:5])}: no node has answered for it within {PATIENCE:.0f} s; {len(found)} "
                 f"nodes are there for {len(self.clients)} clients; node i needs partition-id=i and a free worker"
+                + (f"; the first answer is an error: {reasons[0]}" if reasons else "")
             )
         return [by_partition[client.index] for client in self.clients]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -100,6 +101,17 @@ def test_the_partitioners_of_flwr_datasets_deal_rows(stream: Path, tmp_path: Pat
         job.with_settings([f"federated.clients=list:{tmp_path}/four"]), tmp_path / "run", on(InProcessGrid(4))
     )
     assert len(found.learned) == ROWS
+
+
+def test_the_package_that_is_needed_to_deal_is_named(
+    stream: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    from federated import deal
+
+    with pytest.raises(ArgumentError, match="expected the package datasets, got none; pip install flwr-datasets"):
+        deal(people(stream), None, tmp_path / "one")  # type: ignore[arg-type]
+    assert not (tmp_path / "one").exists()
 
 
 def test_a_partitioner_that_leaves_rows_out_is_refused(stream: Path, tmp_path: Path) -> None:

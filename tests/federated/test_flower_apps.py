@@ -16,7 +16,7 @@ from flwr.app import Context, Message, RecordDict
 
 import federated
 from federated import RayGrid, make_client_app, make_server_app
-from incr_core.errors import ArgumentError
+from incr_core.errors import ArgumentError, WorkerLost
 from incr_core.runs import run
 from tests.support.federated_runs import people
 from tests.support.federations import federation
@@ -94,6 +94,17 @@ def test_an_app_serves_the_owner_of_its_file(tmp_path: Path) -> None:
     with RayGrid(make_client_app(blue), clients=1) as grid:
         (reply,) = grid.send_and_receive([Message(RecordDict(), 1, "query.hello")])
     assert reply.content.config_records["order"]["name"] == "blue"
+
+
+def test_an_error_of_the_clients_is_part_of_the_error_of_the_run(table: Path, tmp_path: Path) -> None:
+    wrong = tmp_path / "no-such-owner.toml"
+    with (
+        RayGrid(make_client_app(wrong), clients=3, workers=1) as grid,
+        pytest.raises(
+            WorkerLost, match=r"no node has answered .*; the first answer is an error: .*file cannot be served"
+        ),
+    ):
+        grid.execute(make_server_app(people(table), tmp_path / "run"))
 
 
 def test_the_public_names_are_there() -> None:
