@@ -155,12 +155,18 @@ def _imported(name: str, place: str, root: str | None, error: type[IncrError]) -
         module = importlib.import_module(module_name)
     except ImportError as fault:
         missing = isinstance(fault, ModuleNotFoundError) and f"{module_name}.".startswith(f"{fault.name}.")
-        got = "none; is it on the path?" if missing else f"one that cannot be imported ({fault}); mend it"
+        got = (
+            "none; write it beside the job file, or install it"
+            if missing
+            else f"one that cannot be imported ({fault}); mend it"
+        )
         hidden = _hidden((fault.name or module_name).partition(".")[0], root)
         raise error(f"{place}: expected a Python module {module_name}, got {got}{hidden}") from fault
     found = getattr(module, attribute, None)
     if found is None:
-        hint = _hint(attribute, vars(module)) + _hidden(module_name.partition(".")[0], root)
+        hint = _hint(attribute, (name for name in vars(module) if not name.startswith("__"))) + _hidden(
+            module_name.partition(".")[0], root
+        )
         raise error(f"{place}: expected a function {attribute} in {module_name}, got none; {hint}")
     if not callable(found):
         raise error(f"{place}: expected a function, got {type(found).__name__}; name one that makes it")

@@ -111,7 +111,7 @@ class Prepare:
         except Exception as error:  # any fault of the function is a fault of these rows
             raise StreamError(
                 f"features.prepare {self.name}: expected a table of the rows of {shown(place)}, got "
-                f"{type(error).__name__}: {shown(error, 200)}; mend the function"
+                f"{type(error).__name__}: {shown(error, 200)}; mend the function, or the rows"
             ) from error
         if isinstance(found, pa.RecordBatch):
             found = pa.Table.from_batches([found])

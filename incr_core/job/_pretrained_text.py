@@ -62,10 +62,10 @@ def _folder(job: JobFile) -> Path:
     if not folder.is_dir():
         folder = _downloaded(name) or folder
     if not (folder / "config.json").is_file():
-        got = "a folder without it" if folder.is_dir() else "nothing there"
+        got = "a folder without it" if folder.is_dir() else "a file" if folder.is_file() else "nothing there"
         raise JobError(
             f"model.encoder: expected a folder with config.json, or a name that was downloaded, got {name!r}, {got}; "
-            f"check the path, or run: hf download {name}"
+            + ("check the path" if folder.exists() else f"check the path, or run: hf download {name}")
         )
     return folder
 

@@ -237,7 +237,11 @@ def _told_in(body: bytes, most: int) -> list[dict[str, Any]]:
     document = document_in(body)
     told = document.get("feedback", [document]) if isinstance(document, dict) else None
     if not isinstance(told, list) or not told or not all(isinstance(one, dict) for one in told):
-        raise RequestError(422, 'body: expected {"feedback": [{"id": ..., "label": ...}, ...]}, got something else')
+        raise RequestError(
+            422,
+            'body: expected {"feedback": [{"id": ..., "label": ...}, ...]}, or {"id": ..., "label": ...} alone, '
+            "got something else",
+        )
     if len(told) > most:
         raise RequestError(413, f"feedback: expected at most {most:,}, got {len(told):,}; tell it in several requests")
     return told

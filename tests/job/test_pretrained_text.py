@@ -182,6 +182,7 @@ def test_another_encoder_is_refused(folder: Path, tmp_path: Path) -> None:
             "model.encoder=nowhere",
             r"model\.encoder: expected a folder with config\.json, or a name that was downloaded",
         ),
+        ("model.encoder=small/config.json", r"got 'small/config\.json', a file; check the path$"),
         ("features.text=[]", r"model\.encoder: expected columns in features\.text, got none"),
         ("model.encoder_cache=lots", r"model\.encoder_cache: expected .* size such as"),
     ],

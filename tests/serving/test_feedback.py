@@ -117,6 +117,7 @@ def test_what_is_of_no_use_is_counted_and_refused_in_a_line(served: Served) -> N
         ({"feedback": [7]}, 422),
         ([], 422),
     ]
+    assert 'or {"id": ..., "label": ...} alone' in served.tell({"feedback": {"id": other, "label": 1}})[1]["detail"]
     for document, status in refused:
         found = served.tell(document)
         assert found[0] == status, (document, found)

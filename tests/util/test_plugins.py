@@ -106,6 +106,17 @@ def test_a_plugin_that_cannot_be_imported_is_told(kind: str, installed: Path) ->
 
 
 @KINDS
+def test_a_missing_module_or_function_is_named_with_a_remedy(kind: str, installed: Path) -> None:
+    place, catalogue = CATALOGUES[kind]
+    with pytest.raises(
+        ERRORS.get(kind, JobError), match="no_such_module, got none; write it beside the job file, or in"
+    ):
+        catalogue.find("no_such_module:make", place)
+    with pytest.raises(ERRORS.get(kind, JobError), match=r"got none; known: make$"):
+        catalogue.find("their_things:other", place)
+
+
+@KINDS
 def test_what_cannot_be_called_is_refused(kind: str) -> None:
     place, catalogue = CATALOGUES[kind]
     with pytest.raises(ERRORS.get(kind, JobError)) as caught:
