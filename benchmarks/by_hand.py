@@ -1,8 +1,8 @@
-"""The loops that one writes by hand: each strategy's maths in plain torch, for `step.py` to hold the learner against.
+"""Hand-written training loops: each strategy's maths in plain torch, with which `step.py` compares the learner.
 
-Each is what somebody who knows torch would write for this one strategy, this optimiser and this network, and no more:
-constants worked out once an increment, foreach operations, no autograd for what has a closed form. They draw from
-generators as the learner does, so both learn the same rows in the same order.
+Each loop is written for one strategy, one optimiser and one network: constants computed once an increment, foreach
+operations, and no autograd for terms with a closed form. The loops draw from generators as the learner does, so both
+learn the same rows in the same order.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""How long learning pauses for a commit of shards, beside how long the commit takes to be on the disk.
+"""Pause of learning for a commit of shards, and the time until the commit is on disk.
 
     python -m benchmarks.commits
 
 One replica of two shards, one thread each, learns a model of 25 million parameters with Adam, and commits after every
-increment. The pause is what the loop waits between two increments: for a look at whether the weights are finite, for
-the copy that each shard makes of its state, and for the commit before, where it is not over. The write is the time from
-the beginning of a commit until its version is there. Beside it the same run that commits once, at its end: what commits
-cost where learning and writing share the cores.
+increment. The pause is the loop's wait between two increments: for the check that weights are finite, for each shard's
+copy of its state, and for the previous commit if it has not ended. The write is the time from the beginning of a commit
+until its version exists. For comparison, the same run commits once, at its end. The difference is the cost of commits
+when learning and writing share the cores.
 """
 
 from __future__ import annotations

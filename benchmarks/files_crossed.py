@@ -1,17 +1,17 @@
-"""Which of our files run in one increment of the local engine, from rows at hand to a model that has learned them.
+"""Files of incr that run in one increment of the local engine, from rows in memory to a model that has learned them.
 
     python -m benchmarks.files_crossed
 
 Traces the third increment of a small job without a commit in it, and prints each file with the functions that ran, in
 three groups:
 
-- the main path: files of the rooms that an increment goes through (`ROOMS`) that call functions of another file of
-  these rooms. To know what happens in what order, read these;
-- its ends: files of the same rooms that call none of theirs, such as a record, the outer step or the optimiser's;
-- leaves: files of all other rooms (metrics, numerics, objectives, models, ...).
+- the main path: files of the packages that an increment passes through (`ROOMS`) and that call functions of another
+  file of these packages. They show the order of events;
+- its ends: files of the same packages that call none of the others, such as a record, the outer step or the
+  optimiser's;
+- leaves: files of all other packages (metrics, numerics, objectives, models, ...).
 
-A file is counted once, whatever runs of it; a property counts as a function; what the thread that reads ahead runs is
-not seen.
+A file is counted once. A property counts as a function. The thread that reads ahead is not traced.
 """
 
 from __future__ import annotations

@@ -1,16 +1,16 @@
-"""Whether the gate holds back what is poisoned, and nothing else.
+"""The gate's decisions on poisoned and on healthy streams.
 
     python -m benchmarks.gate                                 every run not made yet, and the tables
     python -m benchmarks.gate --parts poisoned --poisons flipped
 
-healthy: a year of `examples/flights/job.toml`, a version a week or a day; stationary: a stream whose concept stays, 60
-days of 300 rows, by seeds. No version is to be held.
+healthy: a year of `examples/flights/job.toml`, a version a week or a day; stationary: a stream of one constant concept,
+60 days of 300 rows, by seeds. No version should be held.
 
-poisoned: January to May, a version a day, of which a week in April is poisoned: its labels flipped; a column in another
-unit (`duration` in seconds); a column frozen (`minute_of_day`). `gate off` learns it; `go_on` holds the versions that
-have; `rollback` sets the rows aside and goes back. The twin is a run over the same files without that week. Clean days
-begin with the second one after it: on the first, labels of the week's last flights arrive. AUC is the mean of the
-clean days', by rows.
+poisoned: January to May, a version a day, with one poisoned week in April: its labels flipped; a column in another unit
+(`duration` in seconds); or a column frozen (`minute_of_day`). `gate off` learns the week. `go_on` holds the versions
+that have learned it. `rollback` sets the rows aside and goes back. The twin is a run over the same files without that
+week. Clean days begin with the second one after it, because labels of the week's last flights arrive on the first. AUC
+is the mean of the clean days, weighted by rows.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What it takes to make a group of gloo, as replicas do, of threads of this process."""
+"""Cost of creating a gloo group, as replicas do, measured with threads of this process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What four replicas forget that draw remembered rows from all memories, or each from its own.
+"""Forgetting of four replicas that draw remembered rows from all memories, or each from its own.
 
     python -m benchmarks.memory_scope                               every run not made yet, and the table
     python -m benchmarks.memory_scope --seeds 0 --strategies er

@@ -1,10 +1,11 @@
-"""What reading costs each of R replicas: CPU seconds of a whole stream, where each reads all and where they take turns.
+"""Cost of reading for each of R replicas: CPU seconds of a whole stream if each reads everything, and if they take
+turns.
 
     python -m benchmarks.read_once
 
-Replicas are processes that go through the increments of a stream in step, as they do on a cluster, and learn nothing.
-The streams: the flights (a file a day, rates on many keys), and files of ten numbers and four categories, and of 784
-pixels, in row groups of 65,536 rows. Replicas and ways are interleaved; the table holds medians.
+Replicas are processes that go through the increments of a stream in step, as on a cluster, and learn nothing. The
+streams are the flights (a file a day, rates on many keys), and files of ten numbers and four categories, and of 784
+pixels, in row groups of 65,536 rows. Replicas and ways are interleaved. The table holds medians.
 """
 
 from __future__ import annotations

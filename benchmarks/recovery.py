@@ -1,11 +1,11 @@
-"""From SIGKILL of a worker to the next increment learned, with a spare and without; and what became of the rows.
+"""Time from SIGKILL of a worker to the next increment learned, with a spare and without, and a check of the rows.
 
     python -m benchmarks.recovery
 
-Two replicas of one thread each learn increments of 500 rows. Every few increments one replica's process is killed, in
-the middle of whatever it is at; where there is a spare, once that has started. The seconds are counted here, from the
-kill to the end of the next increment that is learned. At the end each row must be in exactly one version, and the model
-the same as that of a run without kills.
+Two replicas of one thread each learn increments of 500 rows. Every few increments one replica's process is killed at an
+arbitrary moment, with a spare only after the spare has started. The time is measured from the kill to the end of the
+next increment that is learned. At the end each row must be in exactly one version, and the model must equal that of a
+run without kills.
 """
 
 from __future__ import annotations

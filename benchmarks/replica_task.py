@@ -1,4 +1,4 @@
-"""What all arms of `benchmarks.cluster` learn, and the loop of the peers: torch alone, for any interpreter."""
+"""The task of all arms of `benchmarks.cluster`, and the peers' training loop: torch alone, for any interpreter."""
 
 from __future__ import annotations
 

@@ -1,15 +1,16 @@
-"""What the driver of a cluster does for 10, 100 and 1,000 replicas: the real loop, engine, pool and run directory.
+"""Cost of a cluster's driver for 10, 100 and 1,000 replicas, with the real loop, engine, pool and run directory.
 
     python -m benchmarks.replicas
     python -m benchmarks.replicas --replicas 1000 --rounds 10000 --memory     resident memory along a long run
 
-Workers are stand-ins in this process (`StandIns`, in place of `cluster.actors.RayActors`): they are dealt rows by the
-rule of the cluster, and tell what replicas tell, but learn nothing. Calls and their results are packed and unpacked as
-Ray does, and only the driver's side of it is counted: neither Ray itself, nor what a stand-in does. The run directory
-lies in memory where the system has a place for that.
+Workers are stand-ins in this process (`StandIns`, in place of `cluster.actors.RayActors`). They receive rows by the
+rule of the cluster and report as replicas do, but learn nothing. Calls and their results are packed and unpacked as Ray
+does. Only the driver's side is counted: neither Ray itself, nor the stand-ins. The run directory is in memory if the
+system has a place for that.
 
-Told are milliseconds of the driver's CPU, by part of an increment; bytes of messages to and from one replica; and how
-long one look at all signs of life takes. `--groups` makes groups of gloo, as replicas do, of so many threads.
+The figures are milliseconds of the driver's CPU, by part of an increment; bytes of messages to and from one replica;
+and the duration of one check of all signs of life. `--groups` creates groups of gloo, as replicas do, of a number of
+threads.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""What more replicas cost at the same learning rate, and what makes up for it.
+"""Accuracy lost with more replicas at the same learning rate, and changes that recover it.
 
     python -m benchmarks.scale_lr                                   every run not made yet, and the table
     python -m benchmarks.scale_lr --streams flights --replicas 2
 
 Prequential scores of one pass over a stream. flights: January to March of `examples/flights/job.toml` (AdamW), AUC.
 adam, sgd: Fashion-MNIST in one random order, increments of 2,000 rows in batches of 32, the built-in MLP of 128,
-accuracy.
-Replicas learn one after another in this process, with the arithmetic of the cluster: the bits are the engine's.
+accuracy. Replicas learn one after another in this process, with the arithmetic of the cluster: the bits are the
+engine's.
 """
 
 from __future__ import annotations

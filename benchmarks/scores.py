@@ -1,4 +1,4 @@
-"""Scores of runs, kept as they are made: a run that was killed loses only what it was at."""
+"""Scores of runs, stored as they are made: a killed benchmark loses only the run in progress."""
 
 from __future__ import annotations
 

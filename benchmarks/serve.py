@@ -1,9 +1,10 @@
-"""What a request to `incr serve` costs, beside an endpoint written by hand in FastAPI around the same torch model.
+"""Cost of a request to `incr serve`, beside a hand-written FastAPI endpoint around the same torch model.
 
     python -m benchmarks.serve
 
-Both are processes of their own on the loopback address, asked in turns by one client that keeps its connections. What
-is told is the CPU time of the server per request: on a busy machine it is steadier than the time that passes.
+Both servers are separate processes on the loopback address. One client that keeps its connections sends requests to
+them in turns. The figure is the server's CPU time per request, which is steadier than wall-clock time on a busy
+machine.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Workers of a cluster that are no processes: they tell what replicas tell, and learn nothing."""
+"""Stand-ins for the workers of a cluster: they report as replicas do, and learn nothing."""
 
 from __future__ import annotations
 

@@ -1,19 +1,20 @@
-"""The learner's step: what each strategy costs over a hand-written loop of the same maths, and beside Avalanche 0.6.
+"""The learner's step: the cost of each strategy over a hand-written loop of the same maths, and beside Avalanche 0.6.
 
     python -m benchmarks.step
     python -m benchmarks.step --strategies ewc si --optimizers sgd --repeats 25     no file is written
     python -m benchmarks.step --hidden 100 --out benchmarks/results/step_100.json   a network of a third of the weights
 
-All learn the same rows with one thread, in turns. The table holds medians over repeats: of rows per second of CPU time
-(which a busy machine disturbs less than the clock on the wall) and of the ratios of time within a repeat.
+All arms learn the same rows with one thread, in turns. The table holds medians over repeats: of rows per second of CPU
+time (which a busy machine disturbs less than wall-clock time) and of the ratios of time within a repeat.
 
-Before anything is timed, every arm learns two increments, and the hand-written loop (`by_hand.py`) and the learner must
-have come to the same weights: to the bit where both round alike, else within `TOLERANCE`. What is timed are increments
-after those, when memories are full and penalties pull. What happens at an increment's end (Fisher information, SI's
-importance, A-GEM's memory) belongs to no step and is left out everywhere, Avalanche included.
+Before the timing, every arm learns two increments, and the hand-written loop (`by_hand.py`) and the learner must have
+the same weights: to the bit if both round alike, else within `TOLERANCE`. The timed increments come after those, when
+memories are full and penalties act. Work at an increment's end (Fisher information, SI's importance, A-GEM's memory)
+belongs to no step and is left out for all arms, including Avalanche.
 
-Avalanche takes part where it is installed (see `with_avalanche.py`): as it comes, with its metrics and its progress
-bar (thrown away), and lean, with the mean loss alone, as ours. By hand over Avalanche tells how much there is to gain.
+Avalanche takes part if it is installed (see `with_avalanche.py`), in two arms: as it comes, with its metrics and its
+progress bar (discarded), and lean, with the mean loss alone, as incr. The ratio of the hand-written loop to Avalanche
+shows the possible gain.
 """
 
 from __future__ import annotations

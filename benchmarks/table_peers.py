@@ -1,8 +1,8 @@
-"""What a table is learned with besides ours: linear models, trees and forests of river, scikit-learn, an MLP by hand.
+"""Peers for plain tables: linear models, trees and forests of river, scikit-learn, and a hand-written MLP.
 
-Each sees blocks of rows in order: `predict`, then `learn`. Numbers are standardised by those learned so far and a
-missing one is their mean; categories are one column for each value. None is tuned: these are the defaults of their
-libraries, and for the MLP by hand those of our built-in one.
+Each sees blocks of rows in order: `predict`, then `learn`. Numbers are standardised by those learned so far, and a
+missing one is their mean. Categories are one column for each value. No peer is tuned: these are the defaults of their
+libraries, and for the hand-written MLP those of the built-in one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Streams of plain tables: those that river and scikit-learn bring along, and generated ones.
+"""Streams of plain tables: those included in river and scikit-learn, and generated ones.
 
-None needs a network. Where the rows of a table have no order of their own, the seed draws one; generated rows are drawn
-by the seed.
+No stream needs a network. If the rows of a table have no order, the seed draws one. Generated rows are drawn by the
+seed.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
-"""Plain tables, one pass, predicted before they are learned: the default job beside what one would try first.
+"""Plain tables in one pass, predicted before they are learned: the default job beside common first choices.
 
     python -m benchmarks.tables                     # all streams, three seeds: about an hour, resumable
     python -m benchmarks.tables --seeds 1 --quick   # minutes: without the forest
 
-Blocks of 100 rows in their order: predict, then learn. The first is not scored, since nobody knows anything then.
-AUC of two classes, accuracy of several, mean absolute error of numbers. Nobody is tuned. CPU seconds are those of
-learning and predicting, of ours without commits.
+Blocks of 100 rows in their order: predict, then learn. The first block is not scored, because no model has learned
+then. Metrics are AUC for two classes, accuracy for several, and mean absolute error for numbers. No arm is tuned. CPU
+seconds are those of learning and predicting, for incr without commits.
 """
 
 from __future__ import annotations

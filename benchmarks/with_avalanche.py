@@ -1,7 +1,7 @@
-"""Avalanche 0.6 learning the rows that `step.py` gives it: its Naive strategy, alone or with its plugins.
+"""Avalanche 0.6 on the rows that `step.py` gives it: its Naive strategy, alone or with its plugins.
 
-It asks for torchvision and solvers that do not install beside this torch, and uses none of them here; so stand-ins are
-good enough:
+Avalanche requires torchvision and solvers that do not install beside this torch, and uses none of them here. Stand-ins
+replace them:
 
     pip install --no-deps avalanche-lib==0.6.0 && pip install psutil tqdm dill tensorboard
 """

@@ -1,4 +1,4 @@
-"""The engine of a Ray cluster: replicas made of shards, that average their weights. The only place that imports ray."""
+"""Engine of a Ray cluster: replicas, made of shards, that average their weights. The only package that imports ray."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
-"""Small weights: every replica sends all of them to every other, once, and merges everything itself.
+"""Exchange of small weights: every replica sends all of them to every other once, and merges everything itself.
 
-That takes one trip where counts, scatter and gather take three: where there is little to send, trips are what costs.
+This takes one network round trip instead of the three of counts, scatter and gather. For few bytes, round trips
+dominate the cost.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ MORE = 1 << 16
 
 
 class OneMessage:
-    """Tensors with the count of rows before them, and room for those of all replicas.
+    """Tensors preceded by the count of rows, and buffers for those of all replicas.
 
-    going, coming: (size, bytes), what goes to each replica, the same to all, and what comes from each.
+    `going` and `coming` are (size, bytes): the message to each replica, the same for all, and the message from each.
 
-    >>> message = OneMessage({"w": torch.ones(3)}, {}, size=2)
-    >>> message.going.shape, message.nbytes
-    (torch.Size([2, 32]), 32)
+    Example:
+        >>> message = OneMessage({"w": torch.ones(3)}, {}, size=2)
+        >>> message.going.shape, message.nbytes
+        (torch.Size([2, 32]), 32)
     """
 
     def __init__(self, tensors: Weights, rules: Mapping[str, str], size: int) -> None:
@@ -52,7 +54,7 @@ class OneMessage:
         return 0 < n * size < MERGED and more < MORE
 
     def write(self, tensors: Weights, rows: int) -> None:
-        """Put in what goes."""
+        """Write the tensors and the count into the outgoing message."""
         self.going[:, :8].view(torch.int64).fill_(rows)
         for span, place in zip(self.spans, self._places, strict=True):
             self.going[:, place] = span.read(tensors)

@@ -1,9 +1,9 @@
-"""What a worker keeps of a version is written while it learns on, and the driver is told when it is on the disk.
+"""Writes a worker's state of a version while the worker continues to learn, and reports when it is on disk.
 
-    worker     copies its state in memory, and goes on; a thread writes the copy, and then tells through the store
-    driver     waits until all have told, puts the whole weights together from the parts of one replica, and commits
+    worker     copies its state in memory and continues; a thread writes the copy, then reports through the store
+    driver     waits for all reports, joins the whole weights from the parts of one replica, and commits
 
-One state is written at a time: the next copy lies where that one lies.
+One state is written at a time. Each copy reuses the memory of the copy before.
 """
 
 from __future__ import annotations
@@ -29,21 +29,24 @@ from incr_core.update import Weights
 __all__ = ["StateWriter", "await_all", "take_shards", "write_shard"]
 
 LOOK = 0.02
-"""Seconds between looks at whether all have told."""
+"""Seconds between checks for the workers' reports."""
 
 PARTS = "weights.safetensors"
 
 
 class StateWriter:
-    """A thread that writes, one state at a time.
+    """A thread that writes one state at a time.
 
-    store: a connection of its own. patience: seconds that a disk may take without the thread doing anything.
+    Args:
+        store: A connection that only this thread uses.
+        patience: Seconds that the disk may take while the thread makes no progress.
 
-    >>> from torch.distributed import HashStore
-    >>> writer = StateWriter(store := HashStore(), 60.0)
-    >>> writer.begin(lambda: {"cut": ["w"]}, "written/1"); writer.settle()
-    >>> await_all(store, ["written/1"], lambda: False)
-    [{'cut': ['w']}]
+    Example:
+        >>> from torch.distributed import HashStore
+        >>> writer = StateWriter(store := HashStore(), 60.0)
+        >>> writer.begin(lambda: {"cut": ["w"]}, "written/1"); writer.settle()
+        >>> await_all(store, ["written/1"], lambda: False)
+        [{'cut': ['w']}]
     """
 
     def __init__(self, store: Store, patience: float) -> None:
@@ -53,15 +56,16 @@ class StateWriter:
         self._failed: Exception | None = None
 
     def begin(self, write: Callable[[], Mapping[str, Any]], key: str) -> None:
-        """Write, and tell under that key of the store what `write` returns; what was begun before must be over."""
+        """Write a state and report the result of `write` under the key in the store. The previous write must have
+        ended."""
         self._thread = threading.Thread(target=self._write, args=(write, key), name="incr-writer", daemon=True)
         self._thread.start()
 
     def settle(self) -> None:
-        """Wait until nothing is being written; raises what went wrong.
+        """Wait until nothing is being written. Raises the error of a write that failed.
 
-        While something is, this thread shows that it is alive. It does not where nothing has moved for long: then who
-        listens to its heart counts it as stuck.
+        While the writing thread makes progress, this thread reports that it is alive. After a long time without
+        progress it stops, so the monitor of its heartbeat counts it as stuck.
         """
         thread, self._thread = self._thread, None
         moved, spent = time.monotonic(), self._spent()
@@ -76,7 +80,7 @@ class StateWriter:
             raise failed
 
     def _spent(self) -> float:
-        """CPU seconds of the thread that writes, as long as there is one."""
+        """CPU seconds of the writing thread, while there is one."""
         with suppress(OSError):
             return 0.0 if self._clock is None else time.clock_gettime(self._clock)
         return 0.0
@@ -87,12 +91,12 @@ class StateWriter:
             told: Mapping[str, Any] | None = write()
         except Exception as error:
             self._failed, told = error, None
-        with suppress(RuntimeError):  # the driver, and with it the store, is gone
+        with suppress(RuntimeError):  # the driver is gone, and the store with it
             self._store.set(key, json.dumps(told))
 
 
 def await_all(store: Store, keys: Sequence[str], given_up: Callable[[], bool]) -> list[Any]:
-    """What is told under these keys, once it is there. EngineError where one has failed, or nobody waits any more."""
+    """Return the values under these keys once they are there. Raises EngineError if one failed or waiting has ended."""
     missing = list(keys)
     while missing := [key for key in missing if not store.check([key])]:
         if given_up():
@@ -107,27 +111,29 @@ def await_all(store: Store, keys: Sequence[str], given_up: Callable[[], bool]) -
 
 
 def write_shard(folder: Path, weights: Weights, cut: Collection[str]) -> dict[str, Any]:
-    """Write a shard's rows of the weights beside its state, for `take_shards`; returns what that must be told.
+    """Write a shard's rows of the weights beside its state, for `take_shards`; return the information it needs.
 
-    cut: names of those of which it has not all rows; of all others it has the whole.
+    Args:
+        cut: Names of the weights of which this shard has some rows. It has all rows of the others.
     """
     with storage(folder):
         folder.mkdir(parents=True, exist_ok=True)
     parts = {name: stored(value).cpu().contiguous() for name, value in weights.items()}
-    write_atomically(folder / PARTS, safetensors.torch.save(parts), durable=False)  # nobody reads it after the commit
+    write_atomically(folder / PARTS, safetensors.torch.save(parts), durable=False)  # not needed after the commit
     types = {name: str(value.dtype).removeprefix("torch.") for name, value in weights.items()}
     return {"cut": sorted(cut), "types": types}
 
 
 def take_shards(folders: Sequence[Path], told: Mapping[str, Any]) -> Weights:
-    """The whole weights, from what the shards of a replica have written, in their order; these are removed.
+    """Return the whole weights, joined from the files of a replica's shards in their order, and remove these files.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as place:
-    ...     folders = [Path(place, "0"), Path(place, "1")]
-    ...     told = [write_shard(folder, {"w": torch.ones(2), "n": torch.tensor(3)}, ["w"]) for folder in folders]
-    ...     take_shards(folders, told[0])
-    {'w': tensor([1., 1., 1., 1.]), 'n': tensor(3)}
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as place:
+        ...     folders = [Path(place, "0"), Path(place, "1")]
+        ...     told = [write_shard(folder, {"w": torch.ones(2), "n": torch.tensor(3)}, ["w"]) for folder in folders]
+        ...     take_shards(folders, told[0])
+        {'w': tensor([1., 1., 1., 1.]), 'n': tensor(3)}
     """
     parts: list[dict[str, Tensor]] = [safetensors.torch.load_file(folder / PARTS) for folder in folders]
     whole: Weights = {}

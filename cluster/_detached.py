@@ -1,10 +1,10 @@
-"""The loop of a run in an actor of its own, which Ray keeps: whoever started it may go, and its host too.
+"""The loop of a run in a Ray actor, which outlives the process and the host that started it.
 
-    the command         starts the actor, sees that it reaches the run directory, and leaves
-    the actor           learns, as a call to itself; its workers are its own, and end with it
-    a new process       of the actor, wherever Ray makes one when it is lost: learns on from the last commit
+    the command         starts the actor, checks that it reaches the run directory, and ends
+    the actor           learns in a call to itself; it owns its workers, which end with it
+    a new process       of the actor, started by Ray after a loss, continues from the last commit
 
-How the run ends stands in the run directory (`registry.Detached`), whoever is there to see it: then the actor ends too.
+The run directory records how the run ends (`registry.Detached`). The actor then ends too.
 """
 
 from __future__ import annotations
@@ -33,20 +33,20 @@ __all__ = ["DetachedLoop", "start"]
 log = logging.getLogger("incr.cluster")
 
 NAMESPACE = "incr"
-"""Where detached actors have their names."""
+"""Namespace of detached actors."""
 
 PAUSE = 10.0
-"""Seconds before a process that can do nothing leaves its place to another."""
+"""Seconds before a process that can do nothing ends so that Ray starts another one."""
 
 LOOK = 0.2
-"""Seconds between looks at whether an actor is gone."""
+"""Seconds between checks whether an actor is gone."""
 
 STARTS = 120.0
 """Seconds in which Ray must have started the actor."""
 
 
 class DetachedLoop:
-    """The actor. It learns without being asked once it has begun, for nobody may be left who could ask."""
+    """The actor. It continues to learn without further calls, because no other process may be left to make them."""
 
     def __init__(self, document: Mapping[str, Any], directory: Path, token: str) -> None:
         self._document, self._directory, self._token = document, directory, token
@@ -54,7 +54,7 @@ class DetachedLoop:
             self._learn_next()
 
     def begin(self) -> None:
-        """Learn from now on. JobError where this host does not reach the run directory."""
+        """Begin to learn. Raises JobError if this host does not reach the run directory."""
         found = Detached.read(self._directory) if self._directory.is_dir() else None
         if found is None or found.token != self._token:
             got = "another folder" if self._directory.is_dir() else "none there"
@@ -65,11 +65,11 @@ class DetachedLoop:
         self._learn_next()
 
     def learn(self) -> None:
-        """Learn; then end for good, or let Ray start another process."""
+        """Learn. Then end permanently, or let Ray start another process."""
         ended = False
         try:
             ended = go_on(Job.from_document(self._document), self._directory, "cluster", self._token)
-        except Exception:  # even how it ended cannot be told: no room on the disk, say
+        except Exception:  # even the outcome cannot be recorded, for example on a full disk
             log.exception("detached: trying again in %g s", PAUSE)
             time.sleep(PAUSE)
         if ended:
@@ -78,17 +78,17 @@ class DetachedLoop:
 
     @staticmethod
     def _learn_next() -> None:
-        # While Ray still counts a new process as restarting, it refuses a call unless the call may be tried again.
+        # While Ray counts a new process as restarting, it rejects calls that may not be retried.
         ray.get_runtime_context().current_actor.learn.options(max_task_retries=-1).remote()
 
 
 def start(job: Job, directory: Path, token: str) -> None:
-    """Start the actor, and see that it has begun."""
+    """Start the actor and check that it has begun."""
     address = job.cluster.address or os.environ.get("RAY_ADDRESS")
     if address in (None, "", "local"):
         raise JobError(
-            "--detach: expected a Ray that stays, got one of our own, which ends with the command; name one in "
-            "cluster.address (ray start --head starts one)"
+            "--detach: expected a Ray cluster that outlives the command, got one that the command starts; name a "
+            "cluster in cluster.address (ray start --head starts one)"
         )
     session = Session(address, slots=0)
     try:
@@ -111,9 +111,9 @@ def start(job: Job, directory: Path, token: str) -> None:
 
 
 def _make_way(name: str, directory: Path) -> None:
-    """Let the actor of a loop that has ended be gone. RunDirectoryError where one goes on."""
+    """Wait until the actor of a loop that has ended is gone. Raises RunDirectoryError if the loop is still running."""
     until = time.monotonic() + STARTS
-    with suppress(ValueError):  # Ray's word for: no such actor
+    with suppress(ValueError):  # Ray's error if there is no such actor
         while time.monotonic() < until:
             actor = ray.get_actor(name, NAMESPACE)
             found = Detached.read(directory)
@@ -122,10 +122,10 @@ def _make_way(name: str, directory: Path) -> None:
                     f"{directory}: another process (the Ray actor {name!r}) is writing this run; follow it (incr "
                     "attach), stop it (incr stop), or choose another --out"
                 )
-            ray.kill(actor)  # it has told how it ended, and is about to
+            ray.kill(actor)  # it has recorded how it ended and is about to end
             time.sleep(LOOK)
         raise EngineError(
-            f"--detach: expected the actor {name!r}, whose run has ended, to end too, got none of that yet"
+            f"--detach: expected the actor {name!r}, whose run has ended, to end too, but it is still alive"
         )
 
 
@@ -138,7 +138,7 @@ def _await_begun(actor: Any) -> None:
                 f"--detach: expected Ray to start the loop, got {reason}; install on its nodes what this host has, or "
                 "send it along (ray job submit --working-dir)"
             ) from death
-        # Else it was lost after it had begun, and another process goes on.
+        # Otherwise it was lost after it had begun, and another process continues.
     except (RayTaskError, TimeoutError) as failure:
         ray.kill(actor)
         if isinstance(failure, RayTaskError):

@@ -1,4 +1,4 @@
-"""Nodes that are about to leave: a notice of preemption, or whoever takes a node away, has Ray drain it."""
+"""Nodes that are about to leave. Ray drains a node after a notice of preemption or on request."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from collections.abc import Callable, Mapping
 __all__ = ["Leaving"]
 
 LOOK = 1.0
-"""Seconds between looks."""
+"""Seconds between checks."""
 
 
 class Leaving:
-    """Which of the nodes that matter are being drained? Each is told once.
+    """Reports each relevant node that is being drained, once.
 
-    draining: the ids of all nodes that are. clock: seconds.
+    Args:
+        draining: Returns the ids of all nodes that are being drained.
+        clock: Returns seconds.
 
-    >>> gone, now, nodes = {"n1"}, [0.0], lambda: {"n1": "replica 0", "n2": "replica 1"}
-    >>> leaving = Leaving(draining=lambda: gone, clock=lambda: now[0])
-    >>> leaving.noticed(nodes)
-    ['replica 0']
-    >>> gone.add("n2"); now[0] = 0.5; leaving.noticed(nodes)
-    []
-    >>> now[0] = 2.0; leaving.noticed(nodes)
-    ['replica 1']
+    Example:
+        >>> gone, now, nodes = {"n1"}, [0.0], lambda: {"n1": "replica 0", "n2": "replica 1"}
+        >>> leaving = Leaving(draining=lambda: gone, clock=lambda: now[0])
+        >>> leaving.noticed(nodes)
+        ['replica 0']
+        >>> gone.add("n2"); now[0] = 0.5; leaving.noticed(nodes)
+        []
+        >>> now[0] = 2.0; leaving.noticed(nodes)
+        ['replica 1']
     """
 
     def __init__(self, draining: Callable[[], set[str]], clock: Callable[[], float] = time.monotonic) -> None:
@@ -32,7 +35,11 @@ class Leaving:
         self._known = set[str]()
 
     def noticed(self, nodes: Callable[[], Mapping[str, str]]) -> list[str]:
-        """Who is on nodes that have begun to leave since the last look. nodes: gives id -> who is on it."""
+        """Return the workers on nodes that began to leave since the last check.
+
+        Args:
+            nodes: Returns node id -> description of the workers on it.
+        """
         if self._clock() < self._next:
             return []
         self._next = self._clock() + LOOK

@@ -1,12 +1,12 @@
-"""Merge named tensors between replicas, with the same bits as merging them in one place.
+"""Merges named tensors between replicas, with the same bits as a merge in one process.
 
     scatter   every replica sends its n-th share of a wave to replica n
-    merge     replica n merges all n-th shares in rank order, by the very functions the other engines call
-    gather    every replica receives the merged shares, where its tensors are
+    merge     replica n merges all n-th shares in rank order, with the functions that the other engines call
+    gather    every replica receives the merged shares into its tensors
 
-Each replica puts 2 (R - 1) / R times its weights on the wire, whatever R is: as little as a ring does, and unlike a
-ring's the order of every sum is fixed. They travel from one to another, as messages: gloo's own collectives copy what
-they send and receive. Weights of a few kilobytes travel in one message (`one_message`).
+Each replica sends 2 (R - 1) / R times its weights, for any number R of replicas. This equals a ring all-reduce, but the
+order of every sum is fixed. The shares are sent as messages between pairs of replicas, because gloo's collectives copy
+their inputs and outputs. Weights of a few kilobytes are sent in one message (`one_message`).
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from incr_core.update import Update, Weights, mean, merge_shared
 __all__ = ["ReplicaExchange"]
 
 Merge = Callable[[Sequence[Weights], Sequence[int], Mapping[str, str], Weights, Weights], Weights]
-"""From the spans of all replicas, in rank order, their rows, rules and the anchor's span to the merged one.
+"""Merges the spans of all replicas, in rank order, with their rows, their rules and the anchor's span.
 
-The last argument is where it goes, if it is not one of the spans as it is.
+The last argument is the output, used if it is not one of the spans.
 """
 
 
@@ -41,12 +41,15 @@ Wave = Sequence[Sequence[AnySpan]]
 
 
 class ReplicaExchange:
-    """Merge named tensors with the same shard of all other replicas, in place.
+    """Merges named tensors with the same shard of all other replicas, in place.
 
-    group: a `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard.
-    rank, size: which replica this is, and how many there are; at least two.
-    wait: waits for a collective of the group, torch's `Work`, until all replicas take part in it.
-    wire: "float32" sends tensors as they are; "float16" and "int8" round the weights that may be (`rounded_spans`).
+    Args:
+        group: A `ProcessGroupGloo` or `ProcessGroupNCCL` of the workers that hold this shard.
+        rank: Index of this replica.
+        size: Number of replicas, at least two.
+        wait: Waits for a collective of the group, torch's `Work`, until all replicas take part in it.
+        wire: "float32" sends tensors unchanged; "float16" and "int8" round the weights that may be rounded
+            (`rounded_spans`).
     """
 
     def __init__(
@@ -73,27 +76,28 @@ class ReplicaExchange:
     def mean(
         self, update: Update, anchor: Mapping[str, Tensor], rules: Mapping[str, str], left: Mapping[str, Tensor] = {}
     ) -> tuple[Weights, int]:
-        """What `update.mean` makes of all replicas' updates, and their rows. `anchor` needs what merges by "sum".
+        """Return `update.mean` of all replicas' updates, and the sum of their rows.
 
-        left: of the weights that may be rounded, which `anchor` needs too, what rounding has left over so far, float32;
-        it is changed in place.
+        The update's own tensors hold the mean afterwards and are returned.
 
-        The update's own tensors then hold the mean, and are what is returned.
+        Args:
+            anchor: Needed for weights that merge by "sum" and for weights that are rounded.
+            left: Remainders of rounding from earlier rounds, float32, for the rounded weights; changed in place.
         """
         return self._merge(update.weights, update.num_rows, anchor, rules, _mean, left)
 
     def shared(self, state: Weights, rows: int, anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
-        """What `update.merge_shared` makes of all replicas' shared strategy state. `anchor` and result as in `mean`."""
+        """Return `update.merge_shared` of all replicas' shared strategy state. `anchor` and result as for `mean`."""
         return self._merge(state, rows, anchor, rules, merge_shared)[0]
 
     def total(self, count: int, device: torch.device) -> int:
-        """The sum of all replicas' counts."""
+        """Return the sum of all replicas' counts."""
         return sum(self._counts(count, device))
 
     def each(self, counts: Sequence[int], device: torch.device) -> list[list[int]]:
-        """The counts of each replica, in rank order; when they are known, all replicas are here.
+        """Return the counts of each replica, in rank order. Once they are known, all replicas have arrived.
 
-        That is the only wait that may last, and it is a collective's: it can be given up where a replica does not come.
+        Only this wait may be long. It waits for a collective, so it can be ended if a replica does not arrive.
         """
         place = torch.device("cpu") if isinstance(self.group, dist.ProcessGroupGloo) else device
         mine = torch.tensor([list(counts)] * self.size, dtype=torch.int64, device=place)
@@ -129,11 +133,11 @@ class ReplicaExchange:
             for name, value in there.items():
                 if value.data_ptr() != here[name].data_ptr():
                     here[name].copy_(value, non_blocking=True)
-        increment_version(tensors.values())  # messages write to memory without torch's knowing
+        increment_version(tensors.values())  # messages write to memory without torch noticing
         return dict(tensors), total
 
     def _copied(self, tensors: Weights) -> Weights:
-        """The tensors in the host's memory, where they lie until the next exchange of the same ones."""
+        """Return the tensors in host memory, where they stay until the next exchange of the same tensors."""
         names = tuple(tensors)
         if names not in self._on_host:
             self._on_host[names] = {
@@ -155,7 +159,7 @@ class ReplicaExchange:
     def _exchange(
         self, message: OneMessage, own: Weights, rows: int, anchor: Mapping[str, Tensor], merge: Merge
     ) -> int:
-        """Send all to all, and merge all here."""
+        """Send all tensors to all replicas, and merge everything here."""
         message.write(own, rows)
         self._wait_for(self.group.alltoall_base(message.coming, message.going, [], []))
         self.bytes_sent += message.nbytes
@@ -179,10 +183,10 @@ class ReplicaExchange:
         """Scatter, merge and gather, wave by wave."""
         counts = self._counts(rows, next(iter(own.values())).device)
         waves = self._waves_of({name: value for name, value in own.items() if name not in left}, rules)
-        if left and any(counts):  # else all are the anchor's
+        if left and any(counts):  # otherwise all values are the anchor's
             waves = [*waves, *self._rounded_waves_of({name: own[name] for name in left}, anchor, left)]
         flights = (self._flight(wave, own, anchor, counts, merge) for wave in waves)
-        # Newest first: what it sends goes out before anybody waits for what was sent before.
+        # Newest wave first: its messages are sent before the waits for messages of older waves.
         flying: list[Iterator[None]] = []
         for flight in (*flights, *[iter(())] * (WAVES - 1)):
             flying = [flight, *flying[: WAVES - 1]]
@@ -191,7 +195,7 @@ class ReplicaExchange:
         return sum(counts)
 
     def _waves_of(self, tensors: Weights, rules: Mapping[str, str]) -> Sequence[Wave]:
-        """Laid out once: the same names are the same tensors for as long as a learner lives."""
+        """Lay the tensors out once: the same names refer to the same tensors throughout a learner's life."""
         names = tuple(tensors)
         if names and names not in self._waves:
             self._waves[names] = waves_of(tensors, rules, self.size)
@@ -215,7 +219,8 @@ class ReplicaExchange:
         counts: Sequence[int],
         merge: Merge,
     ) -> Iterator[None]:
-        """One wave, in three steps. Any two replicas meet in the order of the spans, as NCCL needs it."""
+        """Yield between the three steps of a wave. Any two replicas exchange in the order of the spans, as NCCL
+        requires."""
         mine = wave[self.rank] if self.rank < len(wave) else []
         spans = [(merger, span) for merger, share in enumerate(wave) for span in share]
         leaving, arriving = [], []
@@ -229,7 +234,7 @@ class ReplicaExchange:
         self._wait(arriving)
         for span in mine:
             self._merge_span(span, own, anchor, counts, merge)
-        self._wait(leaving)  # what is received now lies where that was sent from
+        self._wait(leaving)  # the next messages overwrite the memory that was sent from
         going = []
         for merger, span in spans:
             if merger == self.rank:
@@ -244,7 +249,7 @@ class ReplicaExchange:
     def _merge_span(
         self, span: AnySpan, own: Weights, anchor: Mapping[str, Tensor], rows: Sequence[int], merge: Merge
     ) -> None:
-        """Merge what has arrived with one's own, in its place."""
+        """Merge the received spans with this replica's, in place."""
         mine, slices = span.own(own), span.others()
         slices.insert(self.rank, mine)
         for key, value in merge(slices, rows, span.rules, span.summed(anchor), mine).items():
@@ -252,7 +257,7 @@ class ReplicaExchange:
         span.merged()
 
     def _counts(self, count: int, device: torch.device) -> list[int]:
-        """The count of each replica, of rows it has learned, in rank order."""
+        """Number of rows that each replica has learned, in rank order."""
         return [one for (one,) in self.each([count], device)]
 
     def _send(self, content: Tensor, peer: int) -> Any:
@@ -273,15 +278,15 @@ class ReplicaExchange:
 def _mean(
     spans: Sequence[Weights], rows: Sequence[int], rules: Mapping[str, str], anchor: Weights, out: Weights
 ) -> Weights:
-    if not any(rows):  # nobody has learned anything: all spans are the anchor's
+    if not any(rows):  # no replica has learned a row: all spans equal the anchor's
         return spans[0]
     return mean([Update(span, count) for span, count in zip(spans, rows, strict=True)], anchor, rules, out)
 
 
 def _dense(tensors: Weights) -> Weights:
-    """The tensors as memory that can be sent and received: their own, where they lie in one piece and nobody else does.
+    """Return the tensors as memory to send from and receive into: their own if contiguous and not shared, else copies.
 
-    Two that share memory would be merged one after the other, the second with what came of the first.
+    Two tensors that share memory would be merged one after the other, the second from the result of the first.
     """
     holders = Counter(value.untyped_storage().data_ptr() for value in tensors.values())
     return {

@@ -1,8 +1,8 @@
-"""What travels between replicas at one time: spans of a flat layout, in waves of one share a replica.
+"""Messages between replicas: spans of a flat layout, in waves of one share for each replica.
 
-Small tensors that share a rule and a type lie end to end, so that the work does not grow with their number; large ones
-travel from their own memory. Waves are small: what was read a moment ago is still in the processor's cache when it is
-sent, merged or written, and the memory kept for three of them does not grow with the model.
+Small tensors of one rule and type are adjacent in memory, so the work does not grow with their number. Large tensors
+are sent from their own memory. Waves are small, so data is still in the processor's cache when it is sent, merged or
+written. The memory for three waves does not grow with the model.
 """
 
 from __future__ import annotations
@@ -19,25 +19,27 @@ from incr_core.update import Weights
 __all__ = ["ALIGNED", "WAVES", "Span", "waves_of"]
 
 WAVES = 3
-"""Waves under way at one time: one is on its way to be merged, one is merged, one is on its way back."""
+"""Waves under way at one time: one is scattered, one is merged, one is gathered."""
 
 LENGTH = {"cpu": 16 << 20, "cuda": 64 << 20}
-"""Bytes of a wave: few enough for a processor's cache, many enough that to start a message costs little."""
+"""Bytes of a wave: few enough for a processor's cache, enough to make the start of a message cheap."""
 
 ALONE = 1 << 16
-"""Bytes from which on a piece travels alone: a message costs more than to copy less."""
+"""Size in bytes from which a piece is sent alone: below it, a message costs more than a copy."""
 
 ALIGNED = 16
-"""Bytes at whose multiples spans are cut: the size of every type divides it."""
+"""Spans are cut at multiples of this number of bytes. The size of every type divides it."""
 
 
 class Span:
-    """Pieces of tensors that travel as one message and that one replica merges.
+    """Pieces of tensors that are sent as one message and merged by one replica.
 
-    A piece alone travels from its tensor's memory and back to it; several travel by `memory`.
+    A single piece is sent from its tensor's memory and received there. Several pieces use `memory`.
 
-    pieces: what it is made of. rules: its runs, pieces of one rule and type, and how each merges.
-    received: (size - 1, bytes), where the same span of the other replicas arrives.
+    Args:
+        pieces: The pieces.
+        rules: Runs of adjacent pieces with one rule and type, and the rule of each run.
+        received: The same span of the other replicas, (size - 1, bytes).
     """
 
     def __init__(
@@ -67,37 +69,37 @@ class Span:
         return self._memory if len(self.pieces) > 1 else _part(tensors, self.pieces[0]).view(-1).view(torch.uint8)
 
     def read(self, tensors: Weights) -> Tensor:
-        """The bytes that hold the span, as the tensors are now."""
+        """Return the bytes of the span with the current values of the tensors."""
         if len(self.pieces) > 1:
             torch._foreach_copy_(self._places, [_part(tensors, piece) for piece in self.pieces])
         return self.memory(tensors)
 
     def write(self, tensors: Weights) -> None:
-        """Give the tensors what the bytes hold."""
+        """Copy the bytes into the tensors."""
         if len(self.pieces) > 1:
             torch._foreach_copy_([_part(tensors, piece) for piece in self.pieces], self._places)
 
     def leaving(self, tensors: Weights, rows: int) -> Tensor:
-        """What is sent to be merged: the bytes that hold the span."""
+        """The bytes to send for merging."""
         return self.read(tensors)
 
     def own(self, tensors: Weights) -> Weights:
-        """What this replica has, by run."""
+        """Values of this replica, by run."""
         return self.runs(self.memory(tensors))
 
     def others(self) -> list[Weights]:
-        """What the others have sent, by run."""
+        """Values that the other replicas sent, by run."""
         return [self.runs(row) for row in self.received]
 
     def merged(self) -> None:
-        """The bytes are what all merge to."""
+        """Mark the bytes as the merged values."""
 
     def runs(self, memory: Tensor) -> Weights:
-        """Bytes of the span, by run: vectors of numbers."""
+        """Bytes of the span as vectors of numbers, by run."""
         return {key: memory[place].view(dtype) for key, (dtype, _, place) in self._runs.items()}
 
     def summed(self, anchor: Mapping[str, Tensor]) -> Weights:
-        """The anchor's part, of the runs that merge by "sum"."""
+        """The anchor's values, for runs that merge by "sum"."""
         return {
             key: torch.cat([anchor[name].reshape(-1)[first:last] for name, first, last, _ in pieces])
             for key, (_, pieces, _) in self._runs.items()
@@ -106,15 +108,16 @@ class Span:
 
 
 def waves_of(tensors: Weights, rules: Mapping[str, str], size: int) -> list[list[list[Span]]]:
-    """Tensors in waves of `size` shares, all as large as one another, in spans; replica n merges a wave's n-th share.
+    """Divide tensors into waves of `size` equal shares, made of spans; replica n merges the n-th share of a wave.
 
-    >>> [wave] = waves_of({"w": torch.ones(7), "n": torch.tensor(2), "v": torch.ones(2)}, {"n": "max"}, 2)
-    >>> [[span.rules for span in share] for share in wave]
-    [[{'mean torch.float32': 'mean'}], [{'mean torch.float32': 'mean', 'max torch.int64': 'max'}]]
+    Example:
+        >>> [wave] = waves_of({"w": torch.ones(7), "n": torch.tensor(2), "v": torch.ones(2)}, {"n": "max"}, 2)
+        >>> [[span.rules for span in share] for share in wave]
+        [[{'mean torch.float32': 'mean'}], [{'mean torch.float32': 'mean', 'max torch.int64': 'max'}]]
     """
     ruled = {name: rules.get(name, "mean") for name in tensors}
     alike: dict[tuple[str, torch.dtype], list[str]] = {}
-    # What is small comes first, and so together.
+    # Small tensors come first, so that they are adjacent.
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].nbytes >= ALONE):
         alike.setdefault((ruled[name], tensor.dtype), []).append(name)
     layout = FlatLayout.of({name: tensors[name] for names in alike.values() for name in names})
@@ -135,7 +138,7 @@ def waves_of(tensors: Weights, rules: Mapping[str, str], size: int) -> list[list
 def _spans(
     layout: FlatLayout, pieces: Iterable[Piece], rules: Mapping[str, str], memory: Tensor, received: Tensor
 ) -> list[Span]:
-    """A share in spans: each large piece alone, and what lies between two of them together."""
+    """Cut a share into spans: each large piece alone, and the pieces between two large ones together."""
 
     def large(piece: Piece) -> Piece | None:
         return piece if (piece.last - piece.first) * layout.places[piece.name].dtype.itemsize >= ALONE else None

@@ -1,4 +1,4 @@
-"""Which parts of a model FSDP gathers at one time, and what of a model it cannot take."""
+"""Units of a model that FSDP gathers one at a time, and checks for models that FSDP cannot shard."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ UNKNOWN = frozenset(
         *(torch.int16, torch.uint16, torch.uint32, torch.uint64),
     ]
 )
-"""Types of which gloo gathers nothing."""
+"""Types for which gloo has no gather."""
 
 
 def units_of(model: nn.Module) -> list[nn.Module]:
-    """The parts to be gathered one at a time, those within others before these; the last is the model itself.
+    """Return the units to gather one at a time, inner units first; the last one is the model.
 
-    They are the layers of every `nn.ModuleList`, each once, but for those that share a parameter with what lies
-    outside of them: FSDP keeps a parameter that stands in several places one only within a unit. What learns in
-    another type than the rest of its unit is a unit of its own; JobError where it cannot be.
+    The units are the layers of every `nn.ModuleList`, each once. A layer that shares a parameter with a module outside
+    of it is no unit, because FSDP keeps a shared parameter single only within a unit. Modules whose trainable
+    parameters have another type than the rest of their unit are separate units.
 
-    >>> layers = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
-    >>> model = nn.Module(); model.layers = layers
-    >>> len(units_of(model))
-    3
-    >>> layers[1].weight = layers[0].weight
-    >>> len(units_of(model))
-    1
+    Raises:
+        JobError: A module needs a separate unit and cannot be one.
+
+    Example:
+        >>> layers = nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1)])
+        >>> model = nn.Module(); model.layers = layers
+        >>> len(units_of(model))
+        3
+        >>> layers[1].weight = layers[0].weight
+        >>> len(units_of(model))
+        1
     """
     parts = list(model.modules())
     layers = [layer for part in parts if isinstance(part, nn.ModuleList) for layer in part if _called(layer)]
@@ -51,13 +55,13 @@ def units_of(model: nn.Module) -> list[nn.Module]:
                 raise _refused(
                     names[other],
                     f"{_word(other)} where {names[own[0]]} is {_word(own[0])}, and the two must be gathered together",
-                    "make them of one type, or put one into a module of its own that has a forward",
+                    "make them of one type, or put one into a separate module that has a forward",
                 )
     return [part for part in reversed(parts) if part in units]
 
 
 def check_shardable(model: nn.Module) -> None:
-    """Refuse what FSDP cannot shard, or would learn something else of; JobError names the parameter."""
+    """Raise JobError, with the name of the parameter, for a model that FSDP cannot shard or would train differently."""
     for name, part in model.named_modules():
         if isinstance(part, nn.Embedding | nn.EmbeddingBag):
             if part.max_norm is not None:
@@ -65,7 +69,7 @@ def check_shardable(model: nn.Module) -> None:
                     f"{name}.weight".lstrip("."),
                     f"of an {type(part).__name__} with max_norm, which scales rows of it in the forward; "
                     "there it is a copy, gathered from the shards",
-                    "leave max_norm out and scale what is looked up, or the weight after each step",
+                    "leave max_norm out and scale the rows that are looked up, or the weight after each step",
                 )
             if part.sparse:
                 raise _refused(
@@ -86,19 +90,20 @@ def check_shardable(model: nn.Module) -> None:
 
 
 def kept_whole(model: nn.Module) -> set[nn.Parameter]:
-    """The parameters that each shard keeps whole: frozen ones, of a type that cannot be gathered.
+    """Parameters that each shard keeps whole: frozen ones of a type that cannot be gathered.
 
-    >>> model = nn.Linear(1, 1)
-    >>> model.scale = nn.Parameter(torch.ones(1).to(torch.float8_e5m2), requires_grad=False)
-    >>> [weight.dtype for weight in kept_whole(model)]
-    [torch.float8_e5m2]
+    Example:
+        >>> model = nn.Linear(1, 1)
+        >>> model.scale = nn.Parameter(torch.ones(1).to(torch.float8_e5m2), requires_grad=False)
+        >>> [weight.dtype for weight in kept_whole(model)]
+        [torch.float8_e5m2]
     """
     return {weight for weight in model.parameters() if weight.dtype in UNKNOWN and not weight.requires_grad}
 
 
 @contextmanager
 def explaining_uncalled(model: nn.Module) -> Iterator[None]:
-    """JobError where a forward uses the weights of a layer that it does not call: then they are not gathered."""
+    """Raise JobError if a forward reads the weights of a layer without calling it: they are not gathered then."""
     try:
         yield
     except RuntimeError as error:
@@ -123,18 +128,18 @@ def _word(weight: Tensor) -> str:
 
 
 def _called(part: nn.Module) -> bool:
-    """Whether it has a forward, before which it can be gathered; containers have none."""
+    """Return whether a module has a forward, before which it can be gathered. Containers have none."""
     return type(part).forward is not nn.Module.forward
 
 
 def _apart(part: nn.Module, model: nn.Module) -> bool:
-    """Whether no parameter of a part stands outside of it too."""
+    """Return whether no parameter of a part also occurs outside of it."""
     outside = {weight for other in _without(model, part) for weight in other.parameters(recurse=False)}
     return outside.isdisjoint(part.parameters())
 
 
 def _without(model: nn.Module, part: nn.Module) -> Iterator[nn.Module]:
-    """The modules that can be reached from the model but not through a part."""
+    """Modules that are reachable from the model other than through a part."""
     seen, ahead = {part}, [model]
     while ahead:
         if (module := ahead.pop()) not in seen:
@@ -144,14 +149,14 @@ def _without(model: nn.Module, part: nn.Module) -> Iterator[nn.Module]:
 
 
 def _own(unit: nn.Module, units: set[nn.Module]) -> list[nn.Parameter]:
-    """The parameters that learn and are gathered with a unit: those of no unit within it."""
+    """Trainable parameters that are gathered with a unit and with no unit inside it."""
     within = [other for other in unit.modules() if other in units and other is not unit]
     elsewhere = {weight for other in within for weight in other.parameters()}
     return [weight for weight in unit.parameters() if weight.requires_grad and weight not in elsewhere]
 
 
 def _of_other_types(unit: nn.Module, units: set[nn.Module], model: nn.Module) -> set[nn.Module]:
-    """The largest parts of a unit that learn in one type, another than most of it."""
+    """Return the largest parts of a unit whose trainable parameters all have one type that is rare in the unit."""
     own = set(_own(unit, units))
     sizes: Counter[torch.dtype] = Counter()
     for weight in own:
@@ -169,7 +174,7 @@ def _of_other_types(unit: nn.Module, units: set[nn.Module], model: nn.Module) ->
 
 
 def _overlapping(named: dict[str, nn.Parameter]) -> Iterator[tuple[str, str]]:
-    """Pairs of parameters that are two and lie in the same memory."""
+    """Pairs of distinct parameters that share memory."""
     spans = sorted((*_span(weight), name) for name, weight in named.items() if weight.numel())
     for (_, stop, one), (start, _, other) in pairwise(spans):
         if start < stop:
@@ -177,6 +182,6 @@ def _overlapping(named: dict[str, nn.Parameter]) -> Iterator[tuple[str, str]]:
 
 
 def _span(weight: Tensor) -> tuple[int, int]:
-    """The addresses of its first element and behind its last."""
+    """Addresses of the first element and of the end of the last element."""
     reach = sum((size - 1) * stride for size, stride in zip(weight.shape, weight.stride(), strict=True))
     return weight.data_ptr(), weight.data_ptr() + (reach + 1) * weight.element_size()

@@ -1,4 +1,4 @@
-"""Signs of life: a worker that is stopped, cut off or stuck closes no connection; only its silence tells."""
+"""Signs of life. A worker that is stopped, cut off or stuck closes no connection and is recognised only by silence."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from cluster._watched_thread import WatchedThread
 __all__ = ["Beat", "Heartbeat", "Pulse", "Silent"]
 
 STARVED = 10
-"""How many timeouts a process may be silent that is there and not stopped: its host has no time for it."""
+"""Timeouts after which a silent process counts as lost although it exists and runs: a busy host may delay it."""
 
 WORKING, WAITING, RECEIVING = "working", "waiting", "receiving"
 
@@ -24,11 +24,16 @@ WORKING, WAITING, RECEIVING = "working", "waiting", "receiving"
 class Beat:
     """One sign of life.
 
-    number: counts up. busy: CPU seconds of the thread that works. state: "working"; "waiting", for peers, for a call or
-    for a processor; or "receiving" the next increment, which may be long in coming. at: where in the code.
+    Args:
+        number: A counter.
+        busy: CPU seconds of the working thread.
+        state: "working"; "waiting" for peers, a call or a processor; or "receiving" the next increment, which may take
+            long.
+        at: Place in the code.
 
-    >>> Beat.of(str(Beat(3, 1.5, "working", "step (fit.py, line 7)")).encode())
-    Beat(number=3, busy=1.5, state='working', at='step (fit.py, line 7)')
+    Example:
+        >>> Beat.of(str(Beat(3, 1.5, "working", "step (fit.py, line 7)")).encode())
+        Beat(number=3, busy=1.5, state='working', at='step (fit.py, line 7)')
     """
 
     number: int
@@ -41,20 +46,21 @@ class Beat:
 
     @classmethod
     def of(cls, told: bytes) -> Beat:
-        """What `str` made of it."""
+        """Parse the text that `str` returned."""
         number, busy, state, *at = told.decode().split(" ", 3)
         return cls(int(number), float(busy), state, "".join(at))
 
 
 class Heartbeat:
-    """Set a key of a store to the latest `Beat`, from a thread of its own, until the process or the store ends.
+    """Writes the latest `Beat` to a key of a store, from a separate thread, until the process or the store ends.
 
-    It is made by the thread that works, whose CPU time it tells.
+    The working thread creates it, so that the thread's CPU time can be read.
 
-    >>> from torch.distributed import HashStore
-    >>> beat = Heartbeat(store := HashStore(), "alive/0", every=60.0)
-    >>> Beat.of(store.get("alive/0")).state
-    'waiting'
+    Example:
+        >>> from torch.distributed import HashStore
+        >>> beat = Heartbeat(store := HashStore(), "alive/0", every=60.0)
+        >>> Beat.of(store.get("alive/0")).state
+        'waiting'
     """
 
     def __init__(self, store: Store, key: str, every: float) -> None:
@@ -67,7 +73,7 @@ class Heartbeat:
 
     @contextmanager
     def doing(self, state: str) -> Iterator[None]:
-        """While this lasts, the worker is in this state."""
+        """Set the worker's state for the duration of the context."""
         before, self._state = self._state, state
         try:
             yield
@@ -80,43 +86,48 @@ class Heartbeat:
             number += 1
             try:
                 self._store.set(self._key, str(self._told(number)))
-            except RuntimeError:  # the driver, and with it the store, is gone
+            except RuntimeError:  # the driver is gone, and the store with it
                 return
             time.sleep(self._every)
 
     def _told(self, number: int) -> Beat:
         state = self._state
         seen = self._thread.look(reads=state == RECEIVING)
-        # In a sharded model's layers it waits for peers without saying so; on a busy host, for a processor.
+        # The layers of a sharded model wait for peers without a call that says so; a busy host delays the processor.
         return Beat(number, seen.seconds, WAITING if seen.waits else state, seen.at)
 
 
 @dataclass(frozen=True, slots=True)
 class Silent:
-    """A worker that has been silent or stuck for too long: its place among the keys, and what is known of it."""
+    """A worker that has been silent or stuck for too long: its place among the keys, and the reason."""
 
     place: int
     told: str
 
 
 class Pulse:
-    """Who has been silent or stuck for too long? Asked now and then, by whoever waits.
+    """Finds workers that have been silent or stuck for too long, when a waiting caller asks.
 
-    Silent is who gives no sign; stuck, who works without its thread using any CPU: it hangs in a call that does not
-    return. Who waits for peers is neither, for then one of them is.
+    A silent worker gives no sign of life. A stuck worker gives signs, but its working thread uses no CPU: it hangs in a
+    call that does not return. A worker that waits for peers is neither, because the fault is then a peer's.
 
-    keys: one of each worker. timeout: seconds that are too long, counted while somebody asks. start: seconds that a
-    worker has before its first sign of life. starved: asked of a silent worker's place whether its process is there
-    and may run; if so, it has `STARVED` timeouts.
+    Args:
+        keys: One key for each worker.
+        timeout: Seconds that count as too long, counted while a caller asks.
+        start: Seconds that a worker has before its first sign of life.
+        starved: Returns whether the process of a silent worker, by place, exists and may run. If so, the worker has
+            `STARVED` timeouts.
 
-    >>> from torch.distributed import HashStore
-    >>> store, now = HashStore(), [0.0]
-    >>> pulse = Pulse(store, ["alive/0", "alive/1"], timeout=60.0, start=90.0, clock=lambda: now[0])
-    >>> pulse.listen(); store.set("alive/1", "1 0.5 working")
-    >>> [one.place for one in pulse.lost()]; now[0] = 61.0; pulse.lost(); now[0] = 91.0; pulse.lost()
-    []
-    [Silent(place=1, told='gave no sign of life for 60 s')]
-    [Silent(place=0, told='gave no sign of life for 90 s'), Silent(place=1, told='gave no sign of life for 60 s')]
+    Example:
+        >>> from torch.distributed import HashStore
+        >>> store, now = HashStore(), [0.0]
+        >>> pulse = Pulse(store, ["alive/0", "alive/1"], timeout=60.0, start=90.0, clock=lambda: now[0])
+        >>> pulse.listen(); store.set("alive/1", "1 0.5 working")
+        >>> pulse.lost(); now[0] = 61.0; [(one.place, one.told) for one in pulse.lost()]
+        []
+        [(1, 'gave no sign of life for 60 s')]
+        >>> now[0] = 91.0; [(one.place, one.told) for one in pulse.lost()]
+        [(0, 'gave no sign of life for 90 s'), (1, 'gave no sign of life for 60 s')]
     """
 
     def __init__(
@@ -138,19 +149,20 @@ class Pulse:
         self.listen()
 
     def listen(self) -> None:
-        """Begin to wait: what was before does not count as silence."""
+        """Begin to wait. Earlier time does not count as silence."""
         now = self._clock()
         self._heard, self._moved = [now] * len(self.keys), [now] * len(self.keys)
 
     def replace(self, place: int, key: str) -> None:
-        """Another worker takes this place."""
+        """Note that another worker takes this place."""
         self.keys[place], self._beats[place] = key, None
 
     def lost(self, receiving: bool = False) -> list[Silent]:
-        """The workers that have been silent or stuck for too long; `receiving`: those too that receive for so long."""
+        """Return the workers that have been silent or stuck for too long; with `receiving`, also those that receive too
+        long."""
         self._look()
         now, found = self._clock(), []
-        # Who seems stuck may wait for one whose beats are missing; it is judged once it was silent for long.
+        # A worker that seems stuck may wait for one without beats, which is judged after a long silence.
         missing = any(
             beat is not None and now - heard > self.timeout / 2
             for beat, heard in zip(self._beats, self._heard, strict=True)
@@ -169,7 +181,7 @@ class Pulse:
 
     def _look(self) -> None:
         now = self._clock()
-        # Those that were heard before are asked for together; of the others one does not know whether they are there.
+        # Workers that have given a sign are read in one request; the others may not be there yet.
         there = [
             place for place, beat in enumerate(self._beats) if beat is not None or self._store.check([self.keys[place]])
         ]
@@ -179,15 +191,15 @@ class Pulse:
             if beat == before:
                 continue
             self._heard[place] = now
-            # A beat itself costs its own thread a little, and the one that works nothing.
+            # A beat costs its own thread some CPU time, and the working thread none.
             if before is None or beat.state == WAITING or beat.busy != before.busy or beat.state != before.state:
                 self._moved[place] = now
             self._beats[place] = beat
 
     def waits(self) -> dict[int, bool]:
-        """Of those who gave a sign, whether they waited then."""
+        """Return, for workers that have given a sign, whether they waited at that time."""
         return {place: beat.state == WAITING for place, beat in enumerate(self._beats) if beat is not None}
 
     def never_heard(self) -> list[int]:
-        """The places of those that never gave a sign."""
+        """Places of workers that never gave a sign."""
         return [place for place, beat in enumerate(self._beats) if beat is None]

@@ -1,4 +1,4 @@
-"""What a reader passes to others, in a file that is memory: written once, and mapped by all on this host."""
+"""Data that a reader passes to others in a memory file, which is written once and mapped by all on the host."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ LENGTH = 8
 """Bytes of the length of the JSON."""
 
 ALIGNED = 64
-"""The tensors begin at a multiple of it."""
+"""The tensors begin at a multiple of this number of bytes."""
 
 
 class MemoryFile:
-    """An open file in memory, without a name, that ends with its last descriptor or mapping."""
+    """An open file in memory, without a name. It ends with its last descriptor or mapping."""
 
     def __init__(self, descriptor: int, size: int) -> None:
         self.descriptor, self.size = descriptor, size
 
     def send(self, peer: socket.socket) -> None:
-        """Send its content."""
+        """Send the content."""
         place = 0
         while place < self.size:
             place += os.sendfile(peer.fileno(), self.descriptor, place, self.size - place)
@@ -51,12 +51,14 @@ class MemoryFile:
 
 
 def write_transfer(made: Transfer) -> MemoryFile:
-    """Tensors and JSON as a file: the length of the JSON, the JSON, and the tensors as `FlatLayout` lays them.
+    """Write tensors and JSON to a file: the length of the JSON, the JSON, and the tensors as `FlatLayout` orders them.
 
-    >>> import torch
-    >>> file = write_transfer(Transfer({"x": torch.arange(3.0)}, {"rows": 3}))
-    >>> read_transfer(os.pread(file.descriptor, file.size, 0))
-    Transfer(tensors={'x': tensor([0., 1., 2.])}, told={'rows': 3})
+    Example:
+        >>> import torch
+        >>> file = write_transfer(Transfer({"x": torch.arange(3.0)}, {"rows": 3}))
+        >>> found = read_transfer(os.pread(file.descriptor, file.size, 0))
+        >>> found.tensors, found.told
+        ({'x': tensor([0., 1., 2.])}, {'rows': 3})
     """
     layout = FlatLayout.of(made.tensors)
     head = json.dumps({"layout": layout.document(), "told": made.told}).encode()
@@ -70,7 +72,7 @@ def write_transfer(made: Transfer) -> MemoryFile:
 
 
 def read_transfer(content: Any) -> Transfer:
-    """What `write_transfer` wrote, as views of its bytes."""
+    """Return the content that `write_transfer` wrote, as views of its bytes."""
     view = memoryview(content)
     begin = LENGTH + int.from_bytes(view[:LENGTH], "little")
     head = json.loads(bytes(view[LENGTH:begin]))
@@ -79,7 +81,7 @@ def read_transfer(content: Any) -> Transfer:
 
 
 def _memory() -> int:
-    """The descriptor of a new file in memory; on disk, where there is none (on macOS)."""
+    """Return the descriptor of a new file in memory, or on disk if the system has none (macOS)."""
     if hasattr(os, "memfd_create"):
         return os.memfd_create("incr rows")
     with tempfile.TemporaryFile() as file:

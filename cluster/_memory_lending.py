@@ -1,7 +1,8 @@
-"""Remembered rows, lent by workers to one another: offered when an increment begins, and fetched by a thread.
+"""Lending of remembered rows between workers: offered when an increment begins, and fetched by a thread.
 
-They go the way of rows that were read (`_peer_transfer`): through memory on one host, over a socket between two.
-Other than those, nobody can make them anew: where they do not come, the peer is lost, and the generation ends.
+The rows are transferred as rows of readers are (`_peer_transfer`): through memory on one host, over a socket between
+two. Unlike rows of the stream, they exist only at the lender. If they do not arrive, the lender counts as lost and the
+generation ends.
 """
 
 from __future__ import annotations
@@ -23,16 +24,18 @@ from incr_core.update import Weights
 __all__ = ["PeerLending"]
 
 ATTEMPTS = 10
-"""How often to ask one who does not answer in time: its host may have no time for it."""
+"""Seconds between repeated requests to a lender that does not answer in time: its host may be busy."""
 
 
 class PeerLending:
-    """The lending of a worker to those that hold the same shard of other replicas.
+    """Lends rows of a worker to the workers that hold the same shard of other replicas, and borrows theirs.
 
-    turns: hands things to one who asks (`PeerTurns`, unbounded). peers: with whom it waits.
+    Both sides number the loans that begin in a generation. Equal numbers therefore mean the same loan, and data from an
+    earlier generation is never taken for it.
 
-    Both sides count what is begun in a generation: so they mean the same, and what an ended generation has left is
-    never taken for it.
+    Args:
+        turns: Transfers data on request (`PeerTurns`, unbounded).
+        peers: Peers to wait with.
     """
 
     def __init__(self, turns: PeerTurns, peers: Peers, rank: Rank) -> None:
@@ -44,28 +47,28 @@ class PeerLending:
         self.among(rank)
 
     def among(self, rank: Rank) -> None:
-        """From now on this is the worker of that rank."""
+        """Take the rank of a worker."""
         self._rank = rank
         self._turns.among(rank.number, rank.replicas * rank.shards)
 
     def begin(self) -> None:
-        """All begin to lend anew: what was lent before is not asked for any more."""
+        """Begin a generation of loans. Earlier loans are no longer requested."""
         for one in self._fetching:
             one.cancel()
         if self._generation != self._peers.generation:
-            self.close()  # it may still ask who is lost
+            self.close()  # it may still wait for a lost worker
             self._begin_generation()
         self._begun += 1
         self._turns.begin()
         self._turns.reach(self._item(0, 0))
 
     def lend(self, taker: int, piece: int, rows: Weights) -> None:
-        """Let a replica have these columns, as that piece of what it borrows."""
+        """Offer these columns to a replica, as the given piece of the rows that it borrows."""
         self._turns.offer(self._item(piece, taker), Transfer(dict(rows)), 1)
         self.bytes_sent += FlatLayout.of(rows).nbytes
 
     def borrow(self, pieces: Sequence[Sequence[int]]) -> list[Callable[[], list[Weights]]]:
-        """Begin to fetch pieces, of which each replica in `pieces` lends a part; each waits for its parts, in order."""
+        """Begin to fetch pieces. Each waits for its parts in order; `pieces` names the replicas that lend a part."""
         own = self._rank.replica
         items = [self._item(piece, own) for piece in range(len(pieces))]
         self._fetching = [
@@ -80,7 +83,7 @@ class PeerLending:
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="borrowing")
 
     def close(self) -> None:
-        """Ask for nothing any more."""
+        """Stop all requests."""
         self._over.set()
         self._thread.shutdown(wait=False)
 
@@ -91,7 +94,7 @@ class PeerLending:
         return [self._asked(item, giver, over).tensors for giver in givers]
 
     def _asked(self, item: Item, giver: int, over: threading.Event) -> Transfer:
-        """What a replica lends. Whoever waits for it meanwhile looks whether the generation lasts."""
+        """Return the part that a replica lends. While it waits, it checks whether the generation has ended."""
         for _ in range(ATTEMPTS):
             handed = self._turns.ask(item, giver * self._rank.shards + self._rank.shard)
             if handed is not None:

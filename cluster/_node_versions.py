@@ -1,4 +1,4 @@
-"""What must be the same on every node: Python, torch and incr, or replicas learn something else than one another."""
+"""Versions of Python, torch and incr, which must be equal on every node so that all replicas compute the same."""
 
 from __future__ import annotations
 
@@ -22,10 +22,11 @@ CODE = [Path(incr_core.__file__).parent, Path(__file__).parent]
 
 @cache
 def versions_here() -> dict[str, str]:
-    """The versions in this process; of incr, a hash of its code too. torch may be built for other devices elsewhere.
+    """Return the versions in this process, with a hash of incr's code. The local build tag of torch is ignored.
 
-    >>> sorted(versions_here())
-    ['Python', 'incr', 'torch']
+    Example:
+        >>> sorted(versions_here())
+        ['Python', 'incr', 'torch']
     """
     code = hashlib.sha256()
     for folder in CODE:
@@ -33,7 +34,7 @@ def versions_here() -> dict[str, str]:
             code.update(str(path.relative_to(folder.parent)).encode() + path.read_bytes())
     try:
         installed = version("incr")
-    except PackageNotFoundError:  # beside the job, say
+    except PackageNotFoundError:  # for example beside the job
         installed = "not installed"
     return {
         "Python": platform.python_version(),
@@ -43,14 +44,15 @@ def versions_here() -> dict[str, str]:
 
 
 def require_same(wanted: Mapping[str, str], who: str) -> None:
-    """JobError where this process has others than the driver.
+    """Raise JobError if this process has other versions than the driver.
 
-    >>> require_same(versions_here(), "replica 1")
-    >>> require_same(versions_here() | {"torch": "0.4.1"}, "replica 1")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: cluster: expected replica 1 on ... to have torch 0.4.1, as the loop's host has, got ...;
-    install the same on every node, or send incr along (ray job submit --working-dir)
+    Example:
+        >>> require_same(versions_here(), "replica 1")
+        >>> require_same(versions_here() | {"torch": "0.4.1"}, "replica 1")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: cluster: expected replica 1 on ... to have torch 0.4.1, as the loop's host has,
+        got ...; install the same on every node, or send incr along (ray job submit --working-dir)
     """
     for name, here in versions_here().items():
         if here != wanted[name]:

@@ -1,10 +1,10 @@
-"""Readers of one stream pass to one another what they made of it: through memory on one host, else over a socket.
+"""Transfer of results between readers of one stream: through memory on one host, over a socket between hosts.
 
-What a reader offers lies in its `ReaderCache`, each thing in a memory file: a peer on the same host gets the file's
-descriptor and maps it, so that all of them use one copy; others get its bytes. A thing is let go when all have it.
+Each result is a memory file in its reader's `ReaderCache`. A peer on the same host receives the file's descriptor and
+maps it, so all peers share one copy. Other peers receive the bytes. A result is released when all peers have it.
 
-Whatever goes wrong (a peer that is gone, or hangs, or has let go of what is asked for), the asker hears that it is not
-to be had, and makes it by itself.
+If anything goes wrong (the peer is gone, hangs, or has released the result), the asking reader learns that the result
+is unavailable and computes it.
 """
 
 from __future__ import annotations
@@ -29,38 +29,43 @@ from incr_core.data.timeline import Item, Transfer
 __all__ = ["PeerTurns"]
 
 REQUEST = struct.Struct(">4qi")
-"""An item, and who asks."""
+"""A request: the item, and the index of the asking reader."""
 
 REPLY = struct.Struct(">q")
-"""How many bytes follow; -1: none, make it yourself."""
+"""A reply: the number of bytes that follow; -1 if the result is unavailable."""
 
 CONNECT = 5.0
 """Seconds in which another host must answer."""
 
 LOOK = 1.0
-"""Seconds to wait for a reply before looking whether the peer is still the one that was asked."""
+"""Seconds to wait for a reply before checking whether the peer's place has been taken by another worker."""
 
 TOKEN = 32
-"""Characters that who asks must know: they lie in the store."""
+"""Characters of the secret that a request must include. It is in the store."""
 
 
 class PeerTurns:
-    """The turns of a worker among all workers of a run, whose addresses lie in the store where they meet.
+    """Turns of one worker among all workers of a run, which find one another's addresses in their common store.
 
-    index, count: which reader this is, and how many there are. host: an address of this host that the others reach.
-    join: opens a connection to the store, one for each thread that asks. patience: seconds to wait for another reader.
-    what: is handed, by which their addresses are told from others in the store. bounded: whether what is not taken
-    makes room for what is newer.
+    Args:
+        index: Index of this reader.
+        count: Number of readers.
+        host: Address of this host that the others reach.
+        join: Opens a connection to the store. Each asking thread has one.
+        patience: Seconds to wait for another reader.
+        what: Kind of data, which distinguishes these addresses from others in the store.
+        bounded: Whether newer results replace results that have not been fetched.
 
-    >>> from torch.distributed import HashStore
-    >>> store = HashStore()
-    >>> one, other = (PeerTurns(index, 2, "127.0.0.1", lambda: store, patience=5.0) for index in range(2))
-    >>> import torch
-    >>> one.offer((0, 0, 0, 0), Transfer({"x": torch.arange(3)}))
-    >>> other.ask((0, 0, 0, 0), 0).tensors["x"]
-    tensor([0, 1, 2])
-    >>> for reader in (one, other):
-    ...     reader.close()
+    Example:
+        >>> from torch.distributed import HashStore
+        >>> store = HashStore()
+        >>> one, other = (PeerTurns(index, 2, "127.0.0.1", lambda: store, patience=5.0) for index in range(2))
+        >>> import torch
+        >>> one.offer((0, 0, 0, 0), Transfer({"x": torch.arange(3)}))
+        >>> other.ask((0, 0, 0, 0), 0).tensors["x"]
+        tensor([0, 1, 2])
+        >>> for reader in (one, other):
+        ...     reader.close()
     """
 
     def __init__(
@@ -77,13 +82,13 @@ class PeerTurns:
         self._join, self._patience, self._what = join, patience, what
         self._cache = ReaderCache(bounded=bounded)
         self._token = secrets.token_hex(TOKEN // 2)
-        self._mine = threading.local()  # the connections of the thread that asks
+        self._mine = threading.local()  # connections of the asking thread
         listener = socket.create_server((host, 0), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         self._listeners = [listener]
         address: dict[str, Any] = {"host": host, "port": listener.getsockname()[1], "token": self._token, "local": ""}
         local = socket.socket(socket.AF_UNIX)
         self._listeners.append(local)
-        with suppress(OSError):  # only Linux has names of sockets that are no files
+        with suppress(OSError):  # only Linux has socket names outside of the file system
             local.bind(f"\0incr-{self._token}")
             local.listen()
             address["local"] = f"incr-{self._token}"
@@ -93,7 +98,7 @@ class PeerTurns:
         self.among(index, count)
 
     def among(self, index: int, count: int) -> None:
-        """From now on this is that reader of so many."""
+        """Take the index of a reader among `count`."""
         self.index, self.count = index, count
         self._cache.takers = count - 1
         self._join().set(self._key(index), self._address)
@@ -101,19 +106,19 @@ class PeerTurns:
     # -- offering
 
     def begin(self) -> None:
-        """The reader begins anew, maybe on other files: nothing that it made before is meant any more."""
+        """Begin again, possibly on other files. Results from before become invalid."""
         self._cache.clear()
 
     def reach(self, item: Item) -> None:
-        """This reader has come to an item."""
+        """Record that this reader has reached an item."""
         self._cache.reach(item)
 
     def offer(self, item: Item, made: Transfer | None, takers: int | None = None) -> None:
-        """Offer what was made to so many others (None: all); None where it cannot be."""
+        """Offer a result to a number of others (None: all). Returns None if it cannot be offered."""
         self._cache.put(item, None if made is None else write_transfer(made), takers)
 
     def close(self) -> None:
-        """Offer nothing any more."""
+        """Stop offering."""
         for listener in self._listeners:
             with suppress(OSError):
                 listener.shutdown(socket.SHUT_RDWR)
@@ -129,7 +134,7 @@ class PeerTurns:
             threading.Thread(target=self._serve, args=(peer,), name="incr-peer-transfer", daemon=True).start()
 
     def _serve(self, peer: socket.socket) -> None:
-        """Answer one peer until it goes."""
+        """Answer one peer until it disconnects."""
         with suppress(OSError, EOFError), peer:
             peer.settimeout(self._patience)
             if not hmac.compare_digest(_received(peer, TOKEN), self._token.encode()):
@@ -149,20 +154,20 @@ class PeerTurns:
     # -- asking
 
     def ask(self, item: Item, whose: int) -> Transfer | None:
-        """What another reader has made; None where it is not to be had."""
+        """Return the result of another reader; None if it is unavailable."""
         peers: dict[int, _Peer] = self._mine.__dict__.setdefault("peers", {})
         try:
             address = self._address_of(whose) if whose not in peers else peers[whose].address
             if whose not in peers:
                 peers[whose] = _Peer(address)
-            # It waits for its reader for half as long, and says so.
+            # The peer waits for its own reader for half as long, and reports that.
             return peers[whose].ask(item, self.index, lambda: self._address_of(whose) == address, 2 * self._patience)
         except (OSError, EOFError, RuntimeError, KeyError):  # torch's errors of stores are RuntimeErrors
             peers.pop(whose, None)
             return None
 
     def _address_of(self, whose: int) -> str:
-        """The address of another reader; whoever takes its place has another."""
+        """Return the address of another reader. A worker that takes its place has another address."""
         if "store" not in self._mine.__dict__:
             self._mine.store = self._join()
         if not self._mine.store.check([self._key(whose)]):
@@ -170,12 +175,12 @@ class PeerTurns:
         return str(self._mine.store.get(self._key(whose)).decode())
 
     def _key(self, index: int) -> str:
-        """Where the address of a reader lies in the store."""
+        """Key in the store of a reader's address."""
         return f"handing {self._what}/{index}"
 
 
 class _Peer:
-    """A connection to another reader: through memory, if it is on this host."""
+    """Connect to another reader, through memory if it is on this host."""
 
     def __init__(self, address: str) -> None:
         self.address, found = address, json.loads(address)
@@ -194,7 +199,7 @@ class _Peer:
         self._socket.close()
 
     def ask(self, item: Item, asker: int, stays: Callable[[], bool], patience: float) -> Transfer | None:
-        """What it has made; stays: whether it is still there, where it says nothing for long."""
+        """Return the reader's result. `stays` is asked after a silence whether the reader still has its place."""
         peer, until = self._socket, time.monotonic() + patience
         peer.sendall(REQUEST.pack(*item, asker))
         waiting = select.poll()
@@ -216,11 +221,11 @@ class _Peer:
 
 
 _WRITABLE = mmap.PROT_READ | mmap.PROT_WRITE
-"""What is written is one's own: the others' copy stays as it is."""
+"""Return a buffer that may be written: private to this process, so the others' copy is unchanged."""
 
 
 def _received(peer: socket.socket, size: int) -> memoryview:
-    """So many bytes of a peer."""
+    """Receive a number of bytes from a peer."""
     view, place = memoryview(bytearray(size)), 0
     while place < size:
         count = peer.recv_into(view[place:])

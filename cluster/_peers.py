@@ -1,7 +1,7 @@
-"""The peers of a worker: meeting them, and waiting for them no longer than their generation lasts.
+"""The peers of a worker: meeting them, and waiting for them until their generation ends.
 
-A generation is the time in which nobody is lost. The driver ends it in the store when it has noticed a loss, and
-whoever waits for the lost one gives up.
+A generation is a period in which no worker is lost. When the driver has detected a loss, it marks the end of the
+generation in the store, and workers that wait for the lost one stop waiting.
 """
 
 from __future__ import annotations
@@ -21,23 +21,26 @@ __all__ = ["Peers", "ended_key"]
 T = TypeVar("T")
 
 LOOK = timedelta(seconds=0.2)
-"""How long to wait for a peer before asking whether the generation has ended."""
+"""Time to wait for a peer before checking whether the generation has ended."""
 
 
 def ended_key(generation: int) -> str:
-    """The key of the store that is there once a generation has ended."""
+    """Key of the store that exists once a generation has ended."""
     return f"ended/{generation}"
 
 
 class Peers:
-    """Those whom a worker exchanges with.
+    """The workers with which a worker exchanges data.
 
-    store: a connection of the thread that works. heartbeat: tells others that this worker waits. generation: the one
-    that lasts.
+    Args:
+        store: A connection of the working thread.
+        heartbeat: Reports that this worker waits.
+        generation: The current one.
 
-    >>> from torch.distributed import HashStore
-    >>> peers = Peers(HashStore(), Heartbeat(HashStore(), "alive/0", every=60.0))
-    >>> peers.meet("to join", 1)
+    Example:
+        >>> from torch.distributed import HashStore
+        >>> peers = Peers(HashStore(), Heartbeat(HashStore(), "alive/0", every=60.0))
+        >>> peers.meet("to join", 1)
     """
 
     def __init__(self, store: Store, heartbeat: Heartbeat, generation: int = 0) -> None:
@@ -45,10 +48,11 @@ class Peers:
         self._heartbeat = heartbeat
 
     def meet(self, what: str, count: int) -> None:
-        """Wait until `count` workers have come to this point, each once. EngineError where the generation ends before.
+        """Wait until `count` workers have reached this point, each once. Raises EngineError if the generation ends
+        first.
 
-        Each tells the store once that it is there, and the last one that all are: with more workers it costs each the
-        same, and the store as much more as there are more of them.
+        Each worker reports once to the store, and the last one reports that all are there. The cost for a worker is
+        constant, and the cost for the store is linear in the number of workers.
         """
         place = f"met/{self.generation}/{what}"
         if self.store.add(place, 1) == count:
@@ -62,20 +66,20 @@ class Peers:
                     self._go_on()
 
     def wait(self, work: Any) -> None:
-        """Wait for an exchange, torch's `Work`. EngineError where a peer is gone, or the generation ends before."""
+        """Wait for an exchange, torch's `Work`. Raises EngineError if a peer is gone or the generation ends first."""
         with self._heartbeat.doing(WAITING):
             while True:
-                over = work.is_completed()  # asked before: it may end just when the time to wait for it does
+                over = work.is_completed()  # read before the wait: the generation may end just when the wait times out
                 try:
                     work.wait(LOOK)
                     return
-                except RuntimeError as error:  # of time, or of a connection
+                except RuntimeError as error:  # of a timeout or a connection
                     if over:
                         raise EngineError(f"the connection to a peer is lost: {str(error).splitlines()[0]}") from error
                     self._go_on()
 
     def result(self, future: Future[T]) -> T:
-        """What a thread of this process gets from a peer. EngineError where the generation ends before."""
+        """Return a value that a thread of this process gets from a peer. Raises EngineError if the generation ends."""
         with self._heartbeat.doing(WAITING):
             while True:
                 done, _ = wait([future], LOOK.total_seconds())

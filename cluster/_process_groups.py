@@ -1,10 +1,10 @@
-"""Who talks to whom: the process groups of a cluster of R replicas with S shards each.
+"""Process groups of a cluster of R replicas with S shards each.
 
     inside a replica     torch's default group of its S workers; FSDP shards the model over it
     between replicas     for each shard index one group of R workers, built directly: a process has one default group
 
-Members find one another through the store at which all workers meet (`Rendezvous`). Of workers with GPUs they are
-groups of NCCL where each has one of its own (`devices`).
+Members find one another through the store at which all workers meet (`Rendezvous`). The groups use NCCL if each worker
+has a separate GPU (`devices`), and gloo otherwise.
 """
 
 from __future__ import annotations
@@ -25,9 +25,10 @@ __all__ = ["between_replicas", "inside_replica", "shard_model"]
 
 
 def inside_replica(rank: Rank, store: Store, generation: int, device: str, patience: timedelta) -> None:
-    """Make torch's default group of the workers of one replica, which was made in that generation.
+    """Create torch's default group of the workers of one replica, for the generation in which the replica was formed.
 
-    JobError where they need a GPU each, and have not.
+    Raises:
+        JobError: The workers need a GPU each and have fewer.
     """
     prefix = PrefixStore(f"{generation}/replica {rank.replica}", store)
     backend, devices = backend_among(prefix, rank.shard, rank.shards, device, patience)
@@ -37,7 +38,7 @@ def inside_replica(rank: Rank, store: Store, generation: int, device: str, patie
 
 
 def between_replicas(rank: Rank, store: Store, generation: int, device: str, patience: timedelta) -> Any:
-    """Make the group of the workers that hold one shard, for as long as that generation lasts."""
+    """Create the group of the workers that hold one shard, for one generation."""
     prefix = PrefixStore(f"{generation}/shard {rank.shard}", store)
     if backend_among(prefix, rank.replica, rank.replicas, device, patience)[0] == "nccl":
         return nccl_group(prefix, rank.replica, rank.replicas, patience)
@@ -45,21 +46,25 @@ def between_replicas(rank: Rank, store: Store, generation: int, device: str, pat
 
 
 def shard_model(model: nn.Module, rank: Rank, device: str) -> nn.Module:
-    """Cut a model's parameters into shards over the workers of a replica, in place (FSDP2).
+    """Shard a model's parameters over the workers of a replica, in place (FSDP2).
 
-    The layers of every `nn.ModuleList` are gathered one at a time, the rest of the model at once (`units.units_of`).
-    JobError names a parameter that cannot be sharded.
+    The layers of every `nn.ModuleList` are gathered one at a time, and the rest of the model at once
+    (`units.units_of`).
+
+    Raises:
+        JobError: A parameter cannot be sharded.
     """
-    # Imported here: it costs a second, which unsharded workers need not spend.
+    # Imported here: the import takes a second, which unsharded workers do not need.
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
     check_shardable(model)
     units, whole = units_of(model), kept_whole(model)
     for weight in model.parameters():
-        weight.data = weight.data.contiguous()  # FSDP takes no others; the numbers are the same
+        weight.data = weight.data.contiguous()  # FSDP takes no other types; the numbers are the same
     mesh = init_device_mesh(device.partition(":")[0], (rank.shards,))
     for unit in units:
-        # Whole weights must not outlive a forward: without a backward they would hide what is adopted afterwards.
+        # Whole weights are released after each forward. Without a backward they would hide weights that are adopted
+        # later.
         fully_shard(unit, mesh=mesh, reshard_after_forward=True, ignored_params=whole)
     return model

@@ -1,4 +1,4 @@
-"""Processes of this host: whether one of them may run, and its end."""
+"""Processes of this host: whether one of them may run, and how to end it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ __all__ = ["Process", "scheduling_state"]
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """A process by its id, and the namespace of processes that this is an id in: the host's, or a container's.
+    """A process by its id and its process namespace, of the host or of a container.
 
-    node: the id of the cluster's node that it is on, where somebody has told.
+    Args:
+        node: Id of the process's node in the cluster, if known.
 
-    >>> Process.own().may_run()
-    True
+    Example:
+        >>> Process.own().may_run()
+        True
     """
 
     pid: int
@@ -27,23 +29,24 @@ class Process:
 
     @classmethod
     def own(cls) -> Process:
-        """The one that this is called in."""
+        """Return the current process."""
         return cls(os.getpid(), _namespace())
 
     @property
     def is_here(self) -> bool:
-        """Whether it can be looked at from here."""
+        """Whether the process is visible from this one."""
         return bool(self.namespace) and self.namespace == _namespace()
 
     def may_run(self) -> bool:
-        """Whether it is known to be there, and not stopped."""
-        return self.is_here and self._state() not in "TtZX"  # stopped, traced, or dead already
+        """Whether the process is known to exist and is not stopped."""
+        return self.is_here and self._state() not in "TtZX"  # stopped, traced, or already dead
 
     def has_ended(self) -> bool:
-        """Whether it is known to be there no more.
+        """Whether the process is known to be gone.
 
-        >>> Process.own().has_ended()
-        False
+        Example:
+            >>> Process.own().has_ended()
+            False
         """
         return self.is_here and self._state() in "ZX"
 
@@ -51,17 +54,19 @@ class Process:
         return scheduling_state(str(self.pid))
 
     def kill(self) -> None:
-        """End it where it can be ended from here; a stopped one too."""
+        """Kill the process if it is visible from here, including a stopped one."""
         if self.is_here:
             with suppress(ProcessLookupError, PermissionError):
                 os.kill(self.pid, signal.SIGKILL)
 
 
 def scheduling_state(task: str) -> str:
-    """The kernel's letter for the state of a process or a thread, by its place in /proc; X (dead) where there is none.
+    """Return the kernel's letter for the state of a process or thread, by its place in /proc; X (dead) if there is
+    none.
 
-    >>> scheduling_state("self"), scheduling_state("0")
-    ('R', 'X')
+    Example:
+        >>> scheduling_state("self"), scheduling_state("0")
+        ('R', 'X')
     """
     try:
         return Path(f"/proc/{task}/stat").read_text().rpartition(")")[2].split()[0]
@@ -70,7 +75,7 @@ def scheduling_state(task: str) -> str:
 
 
 def _namespace() -> str:
-    """What tells this host, as it is since it was started, and the container; empty where the system does not say."""
+    """Identify the current boot of this host and the container; "" if the system does not report them."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"

@@ -12,10 +12,11 @@ __all__ = ["Rank"]
 
 @dataclass(frozen=True, slots=True)
 class Rank:
-    """Which worker of the cluster: shard `shard` of `shards` of replica `replica` of `replicas`.
+    """A worker's place in the cluster: shard `shard` of `shards` of replica `replica` of `replicas`.
 
-    >>> str(Rank(1, 2, 0, 1)), str(Rank(1, 2, 0, 4))
-    ('replica 1', 'shard 0 of replica 1')
+    Example:
+        >>> str(Rank(1, 2, 0, 1)), str(Rank(1, 2, 0, 4))
+        ('replica 1', 'shard 0 of replica 1')
     """
 
     replica: int
@@ -25,37 +26,40 @@ class Rank:
 
     @property
     def participant(self) -> str:
-        """The name of the replica among the run's participants."""
+        """Name of the replica among the run's participants."""
         return f"replica-{self.replica}"
 
     @property
     def number(self) -> int:
-        """The worker's number among all, from 0.
+        """Number of the worker among all, from 0.
 
-        >>> Rank(1, 2, 1, 3).number
-        4
+        Example:
+            >>> Rank(1, 2, 1, 3).number
+            4
         """
         return self.replica * self.shards + self.shard
 
     @property
     def key(self) -> str:
-        """The worker's key in the store."""
+        """Key of the worker in the store."""
         return f"alive/{self.replica}/{self.shard}"
 
     @property
     def described(self) -> str:
-        """As the worker's name in Ray says it.
+        """Name of the worker in Ray.
 
-        >>> Rank(1, 2, 0, 1).described, Rank(1, 2, 0, 4).described
-        ('replica 1', 'replica 1 shard 0')
+        Example:
+            >>> Rank(1, 2, 0, 1).described, Rank(1, 2, 0, 4).described
+            ('replica 1', 'replica 1 shard 0')
         """
         return f"replica {self.replica} shard {self.shard}" if self.shards > 1 else f"replica {self.replica}"
 
     def state(self, directory: str | Path, version: int) -> Path:
-        """Where the worker's state of a version is in a run directory.
+        """Path of the worker's state of a version in a run directory.
 
-        >>> str(Rank(1, 2, 0, 1).state("runs/flights", 3))
-        'runs/flights/state/replica-1/3/shard-0'
+        Example:
+            >>> str(Rank(1, 2, 0, 1).state("runs/flights", 3))
+            'runs/flights/state/replica-1/3/shard-0'
         """
         return state_folder(directory, self.participant, version) / f"shard-{self.shard}"
 

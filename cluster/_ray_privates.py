@@ -1,8 +1,8 @@
-"""What the cluster uses of Ray under private names, since it has no public way. Tested with Ray 2.55.
+"""Functions of Ray that have only private names. Tested with Ray 2.55.
 
-That a node is being drained, as after a notice of preemption, Ray's own libraries learn from here too: `ray.nodes()`
-does not tell it, and what `ray list nodes` asks is not there without a dashboard. Nor is what `ray list actors` asks,
-which tells whether an actor that is not there yet waits for room or only starts.
+They report whether a node is being drained, for example after a notice of preemption, and whether an actor that has not
+started waits for room or is starting. `ray.nodes()` does not report the first. `ray list nodes` and `ray list actors`
+need a dashboard. Ray's own libraries use the same private functions.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ TESTED = "2.55"
 
 
 def draining_nodes() -> set[str]:
-    """The ids of the nodes that are being drained: nothing new is placed on them, and they go soon."""
+    """Ids of the nodes that are being drained. Ray places nothing new on them, and they leave soon."""
     return set(state.get_draining_nodes())
 
 
 def is_placed(actor: Any) -> bool:
-    """Whether an actor has been given a process on a node: it is there, or starts."""
+    """Return whether an actor has a process on a node: it runs or is starting."""
     found = state.actor_table(actor._actor_id.hex())
     return bool(found) and bool(found["Address"]["Port"])
 
 
 def _check() -> None:
-    """IncrError where this Ray keeps something elsewhere."""
+    """Import a private name of Ray. Raises IncrError if this version of Ray has it elsewhere."""
     for name in ("get_draining_nodes", "actor_table"):
         if not hasattr(state, name):
             raise IncrError(

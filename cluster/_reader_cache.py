@@ -1,4 +1,4 @@
-"""The cache of a reader: what it has made, for as long as others may ask for it."""
+"""The cache of a reader: results that other readers may still request."""
 
 from __future__ import annotations
 
@@ -13,15 +13,21 @@ from incr_core.data.timeline import Item
 __all__ = ["ReaderCache"]
 
 ROOM = 1 << 28
-"""Bytes that are kept for readers that are behind; the newest thing always is."""
+"""Bytes that are kept for readers that are behind. The newest result is always kept."""
 
 MOST = 256
-"""Things that are kept, each an open file."""
+"""Results that are kept. Each is an open file."""
 
 
 @dataclass(slots=True)
 class _Thing:
-    """file: None where it could not be made, or all have taken it. wanted: how many are to take it. takers: who has."""
+    """A cached result.
+
+    Args:
+        file: The file; None if it could not be created or all readers have it.
+        wanted: Number of readers that are to receive it.
+        takers: Readers that have it.
+    """
 
     file: MemoryFile | None
     wanted: int
@@ -29,17 +35,19 @@ class _Thing:
 
 
 class ReaderCache:
-    """What a reader has made, until all have taken it, or there is no room for it.
+    """Results of a reader, kept until all other readers have them or there is no room.
 
-    takers: how many others there are. bounded: whether there is room for `ROOM` only; else what is not taken lies there
-    until it is cleared.
+    Args:
+        takers: Number of other readers.
+        bounded: Whether there is room for `ROOM` bytes only. Otherwise results are kept until they are cleared.
 
-    >>> cache = ReaderCache(takers=1)
-    >>> cache.put((0, 0, 0, 0), MemoryFile(-1, 7))
-    >>> cache.take((0, 0, 0, 0), 1, patience=0.0).size
-    7
-    >>> cache.take((0, 0, 0, 0), 1, patience=0.0) is None
-    True
+    Example:
+        >>> cache = ReaderCache(takers=1)
+        >>> cache.put((0, 0, 0, 0), MemoryFile(-1, 7))
+        >>> cache.take((0, 0, 0, 0), 1, patience=0.0).size
+        7
+        >>> cache.take((0, 0, 0, 0), 1, patience=0.0) is None
+        True
     """
 
     def __init__(self, takers: int = 1, *, bounded: bool = True) -> None:
@@ -52,7 +60,7 @@ class ReaderCache:
         self._closed = False
 
     def reach(self, item: Item) -> None:
-        """The reader has come to an item: nobody need wait for those before it."""
+        """Record that the reader has reached an item. Earlier items are no longer waited for."""
         with self._change:
             self._reached = item
             for past in [one for one, thing in self._things.items() if one < item and thing.file is None]:
@@ -60,7 +68,7 @@ class ReaderCache:
             self._change.notify_all()
 
     def put(self, item: Item, file: MemoryFile | None, takers: int | None = None) -> None:
-        """Lay something there, for so many others (None: all)."""
+        """Add a result for a number of others (None: all)."""
         with self._change:
             self._let_go(self._things.pop(item, None))
             self._things[item] = _Thing(file, self.takers if takers is None else takers)
@@ -72,7 +80,7 @@ class ReaderCache:
             self._change.notify_all()
 
     def take(self, item: Item, taker: int, patience: float) -> MemoryFile | None:
-        """What lies there, or will within so many seconds; None where it does not."""
+        """Return a result that is there or arrives within the given seconds; None if it does not."""
         until = time.monotonic() + patience
         with self._change:
             while item not in self._things and item >= self._reached and not self._closed:
@@ -88,13 +96,13 @@ class ReaderCache:
             return file
 
     def clear(self) -> None:
-        """Let go of everything."""
+        """Release all results."""
         with self._change:
             self._things.clear()
             self._reached, self._bytes = (0, 0, 0, 0), 0
 
     def close(self) -> None:
-        """Let go of everything, and let nobody wait any more."""
+        """Release all results and end all waits."""
         self.clear()
         with self._change:
             self._closed = True

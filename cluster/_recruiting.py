@@ -1,4 +1,4 @@
-"""How many replicas learn on: what the job says, or what the cluster has of a range; who can join is invited."""
+"""Number of replicas that continue: the number in the job, or, for a range, as many as the cluster has room for."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ from cluster._worker_pool import WorkerPool
 __all__ = ["Recruiter"]
 
 SETTLE = 5.0
-"""Seconds in which what a lost worker held must be free again, or fewer go on."""
+"""Seconds in which resources of a lost worker must become free. After that, fewer replicas continue."""
 
 LOOK = 1.0
-"""Seconds between looks for more workers, where there may be more."""
+"""Seconds between checks for additional workers, if the job allows more."""
 
 
 class Recruiter:
-    """Decide how many there are, and see that they are there.
+    """Decides the number of replicas and ensures that their workers exist.
 
-    pool: the workers. members: what is decided. spares: workers that are to wait, and no replica takes for good.
+    Args:
+        pool: The workers.
+        members: The decided numbers.
+        spares: Number of workers that are kept waiting and form no additional replica.
     """
 
     def __init__(self, pool: WorkerPool, members: Membership, spares: int) -> None:
@@ -30,9 +33,12 @@ class Recruiter:
         self._looked = 0.0
 
     def form(self) -> list[Rank]:
-        """Let each rank have a worker; returns the ranks of those who are new.
+        """Ensure that each rank has a worker; return the ranks of new workers.
 
-        In a range there are fewer where Ray has no room for all. Raises NoRoom where those are too few.
+        In a range, there are fewer ranks if Ray has no room for all.
+
+        Raises:
+            NoRoom: There is no room for the minimum.
         """
         wanted, members = self._members.wanted, self._members
         members.count = self._decided()
@@ -54,20 +60,20 @@ class Recruiter:
         guests, self._guests = self._guests, 0
         if guests:
             return min(wanted.most, self._pool.here // members.shards + guests)
-        # What a lost worker held is free again after a moment; what a lost node had is not.
+        # The resources of a lost worker become free after a moment. Those of a lost node do not.
         before, until = members.before or 0, time.monotonic() + SETTLE
         while self._possible(0) < before and time.monotonic() < until:
             time.sleep(0.1)
-        # A spare takes the place of who is lost, and makes no replica more.
+        # A spare replaces a lost worker and does not form an additional replica.
         count = max(min(before, self._possible(0)), self._possible(self._spares))
         return min(wanted.most, max(wanted.least, count))
 
     def _possible(self, waiting: int) -> int:
-        """How many replicas there could be now, where so many workers are to wait."""
+        """Number of replicas that are possible if the given number of workers is kept waiting."""
         return (self._pool.here + self._pool.room() - waiting) // self._members.shards
 
     def regroups(self) -> bool:
-        """Whether there are to be more or fewer from now on: the log says so, or somebody has come who can join."""
+        """Return whether the number of replicas changes now: by the log, or because workers can join."""
         wanted, members = self._members.wanted, self._members
         if wanted.log:
             return wanted.at(members.next) != members.count

@@ -1,4 +1,4 @@
-"""Where workers meet, and over which interface they reach one another."""
+"""The store at which workers meet, and the network interface over which they reach one another."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Rendezvous", "own_address", "use_interface_to"]
 
 @dataclass(frozen=True, slots=True)
 class Rendezvous:
-    """Where the workers meet: a store that lives with the driver, so that no worker's death takes it away."""
+    """Meeting place of the workers: a store in the driver's process, so the death of a worker does not end it."""
 
     host: str
     port: int
@@ -26,14 +26,16 @@ class Rendezvous:
 
     @classmethod
     def open(cls, host: str, timeout: timedelta) -> tuple[Rendezvous, TCPStore]:
-        """Open the meeting place in this process, on one address only; it lasts as long as the store returned.
+        """Open the store in this process, on one address only. It exists as long as the returned object.
 
-        EngineError where this host has no such address.
+        Raises:
+            EngineError: This host does not have the address.
 
-        >>> meeting, store = Rendezvous.open("127.0.0.1", timedelta(seconds=5))
-        >>> store.set("greeting", "hello")
-        >>> meeting.join().get("greeting")
-        b'hello'
+        Example:
+            >>> meeting, store = Rendezvous.open("127.0.0.1", timedelta(seconds=5))
+            >>> store.set("greeting", "hello")
+            >>> meeting.join().get("greeting")
+            b'hello'
         """
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
@@ -55,14 +57,15 @@ class Rendezvous:
         return cls(host, port, timeout), store
 
     def join(self) -> TCPStore:
-        """A connection of one's own."""
+        """Open a separate connection."""
         return TCPStore(self.host, self.port, is_master=False, wait_for_workers=False, timeout=self.timeout)
 
 
 def use_interface_to(host: str) -> None:
-    """Let gloo talk over the interface that leads to `host`, unless the user has chosen one.
+    """Make gloo use the interface that leads to `host`, unless the user has chosen one.
 
-    Left alone it takes the address that this host's own name resolves to: often loopback, which others cannot reach.
+    By default gloo takes the address to which the host's own name resolves, often loopback, which other hosts cannot
+    reach.
     """
     own = own_address(host)
     interface = next((name for _, name in socket.if_nameindex() if _address(name) == own), None)
@@ -71,18 +74,19 @@ def use_interface_to(host: str) -> None:
 
 
 def own_address(host: str) -> str:
-    """The address of this host on the interface that leads to `host`.
+    """Address of this host on the interface that leads to `host`.
 
-    >>> own_address("127.0.0.1")
-    '127.0.0.1'
+    Example:
+        >>> own_address("127.0.0.1")
+        '127.0.0.1'
     """
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        probe.connect((host, 1))  # sends nothing; it only asks the routing table
+        probe.connect((host, 1))  # sends nothing; only reads the routing table
         return str(probe.getsockname()[0])
 
 
 def _address(interface: str) -> str | None:
-    """The IPv4 address of an interface; None where it has none."""
+    """IPv4 address of an interface; None if it has none."""
     ask_for_address = 0x8915  # SIOCGIFADDR
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as any_socket:
         try:

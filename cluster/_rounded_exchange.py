@@ -1,12 +1,12 @@
-"""What travels between replicas where the wire is narrower than weights: differences from the anchor, rounded.
+"""Exchange of rounded differences from the anchor, for wires narrower than the weights.
 
-    there   a replica sends code(d + e), of the difference d = w - a that it has learned and of what is left over, e
-    merge   the merger takes its own d as it is, and sends code(m + e), m the mean of all by their rows
-    back    all replicas, the merger too, adopt a + decoded
+    there   a replica sends code(d + e), of the difference d = w - a that it has learned and the remainder e
+    merge   the merging replica takes its own d exactly, and sends code(m + e), m the mean of all weighted by rows
+    back    all replicas, the merging one too, adopt a + decoded
 
-What a coding leaves out, e <- x - decoded, is added to what is coded in the next round (error feedback: Seide et al.
-2014; Karimireddy et al. 2019, arXiv:1901.09847), so over many rounds nothing is left out but the last e. Of each number
-a replica codes one thing, what it has learned or what it merges, and so one e is enough.
+The error of a coding, e <- x - decoded, is added to the value that is coded in the next round (error feedback: Seide et
+al. 2014; Karimireddy et al. 2019, arXiv:1901.09847). Over many rounds only the last e is missing. For each number a
+replica codes one value, the learned or the merged one, so one e is enough.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ CODINGS = {"float16": torch.float16, "int8": torch.int8}
 """The types of codes, by the names of wires."""
 
 LENGTH = 4 << 20
-"""Bytes of a wave, before they are coded: several copies of it are worked on."""
+"""Bytes of a wave before coding. The code uses several copies of it."""
 
 
 def roundable(wire: str) -> frozenset[torch.dtype]:
@@ -40,11 +40,18 @@ def roundable(wire: str) -> frozenset[torch.dtype]:
 
 
 class RoundedSpan:
-    """Pieces of tensors that travel as one message of codes, and that one replica merges.
+    """Pieces of tensors that are sent as one message of codes and merged by one replica.
 
-    pieces: what it is made of. coding: how numbers travel. size: how many replicas there are.
-    values: (n,) float32, what is coded and decoded. wire: (bytes,), the message. received: (size - 1, bytes), those of
-    the others. decoded: (size - 1, n) float32, what these say.
+    Args:
+        pieces: The pieces.
+        coding: Encoder of the numbers.
+        size: Number of replicas.
+
+    Shapes:
+        values: (n,) float32, the numbers to code, and the decoded ones.
+        wire: (bytes,), the message.
+        received: (size - 1, bytes), the messages of the others.
+        decoded: (size - 1, n) float32, the numbers in these messages.
     """
 
     rules: Mapping[str, str] = {"differences": "mean"}
@@ -72,36 +79,36 @@ class RoundedSpan:
         self._left: list[Tensor] = []
 
     def begin(self, anchor: Mapping[str, Tensor], left: Mapping[str, Tensor]) -> None:
-        """An exchange begins. left: e, which it changes."""
+        """Begin an exchange. It changes the remainders `left` in place."""
         self._anchor, self._left = self._of(anchor), self._of(left)
 
     def read(self, tensors: Weights) -> None:
-        """Take what this replica has learned since the anchor, to merge it."""
+        """Take this replica's learned difference from the anchor, to merge it."""
         torch._foreach_copy_(self._places, self._of(tensors))
         torch._foreach_sub_(self._places, self._anchor)
 
     def leaving(self, tensors: Weights, rows: int) -> Tensor:
-        """The message of what this replica has learned. Without rows nobody heeds it, and what is left over stays."""
+        """Return the message of the learned difference. Without rows it is ignored, and the remainder stays."""
         self.read(tensors)
         return self._coded() if rows else self._wire
 
     def own(self, tensors: Weights) -> Weights:
-        """What this replica has learned, as what is merged."""
+        """The learned difference, as an input of the merge."""
         return {"differences": self._values}
 
     def others(self) -> list[Weights]:
-        """What the others have learned, by their messages."""
+        """The learned differences of the others, decoded from their messages."""
         return [
             {"differences": self._coding.decode(row, out)}
             for row, out in zip(self.received, self._decoded, strict=True)
         ]
 
     def summed(self, anchor: Mapping[str, Tensor]) -> Weights:
-        """The anchor, where the rule is "sum": it never is."""
+        """The anchor, for the rule "sum", which rounded weights never have."""
         return {}
 
     def merged(self) -> None:
-        """Own values are the mean of all: make the message of it."""
+        """Create the message of the mean of all, which the values now hold."""
         self._coded()
 
     def memory(self, tensors: Weights) -> Tensor:
@@ -109,13 +116,13 @@ class RoundedSpan:
         return self._wire
 
     def write(self, tensors: Weights) -> None:
-        """Give the tensors what the message says."""
+        """Set the tensors from the message."""
         self._coding.decode(self._wire, self._values)
         torch._foreach_add_(self._places, self._anchor)
         torch._foreach_copy_(self._of(tensors), self._places)
 
     def _coded(self) -> Tensor:
-        """Code the values and what is left over; what is left over now is kept."""
+        """Code the values and the remainders, and keep the new remainders."""
         torch._foreach_add_(self._places, self._left)
         torch._foreach_copy_(self._left, self._places)
         self._coding.encode(self._values, self._wire)
@@ -124,7 +131,7 @@ class RoundedSpan:
         return self._wire
 
     def _of(self, tensors: Mapping[str, Tensor]) -> list[Tensor]:
-        """The parts of tensors that it is made of."""
+        """The parts of the tensors that the span consists of."""
         return [
             tensors[name] if whole else tensors[name].reshape(-1)[first:last]
             for name, first, last, whole in self._pieces
@@ -132,10 +139,12 @@ class RoundedSpan:
 
 
 def rounded_waves_of(tensors: Mapping[str, Tensor], wire: str, size: int) -> list[list[list[RoundedSpan]]]:
-    """Tensors in waves of `size` shares, all as large as one another; replica n merges a wave's n-th share.
+    """Divide tensors into waves of `size` equal shares; replica n merges the n-th share of a wave.
 
-    >>> [len(share) for wave in rounded_waves_of({"w": torch.ones(7), "v": torch.ones(2)}, "int8", 2) for share in wave]
-    [1, 1]
+    Example:
+        >>> [wave] = rounded_waves_of({"w": torch.ones(7), "v": torch.ones(2)}, "int8", 2)
+        >>> [len(share) for share in wave]
+        [1, 1]
     """
     coding = Blockwise(CODINGS[wire])
     layout = FlatLayout((name, torch.float32, value.shape) for name, value in tensors.items())

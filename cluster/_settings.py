@@ -1,4 +1,4 @@
-"""The engine of a cluster with its settings, as Python names it; Ray is not imported for that."""
+"""Settings of the cluster engine for use in Python. Importing them does not import Ray."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["Cluster"]
 class Cluster:
     """Learn on Ray: `run(job, out, on=Cluster(replicas=2))`.
 
-    What is None stays as the job's section [cluster] says; docs/job.md tells what each means.
+    Settings that are None keep the value of the job's section [cluster]. docs/job.md describes each one.
 
-    >>> Cluster(replicas="2..8").settings()
-    {'replicas': '2..8'}
+    Example:
+        >>> Cluster(replicas="2..8").settings()
+        {'replicas': '2..8'}
     """
 
     name: ClassVar[str] = "cluster"

@@ -1,4 +1,4 @@
-"""The run directory as a cluster needs it: a folder that outlives the job, and that every node reaches."""
+"""A run directory for a cluster: a folder that outlives the job and that every node reaches."""
 
 from __future__ import annotations
 
@@ -15,37 +15,39 @@ from incr_core.storage import remove, storage
 __all__ = ["SharedFolder", "require_lasting"]
 
 CACHE = re.compile(r"/runtime_resources/working_dir_files/_ray_pkg_\w+(/|$)")
-"""Where Ray unpacks what `ray job submit --working-dir` has uploaded: a folder named by a hash of its contents."""
+"""Name pattern of the folder, named by a hash, into which Ray unpacks an upload of `ray job submit --working-dir`."""
 
 MARK = ".shared"
 
 
 def require_lasting(directory: Path) -> None:
-    """JobError where a run directory would lie in Ray's copy of a working directory: another one for each change.
+    """Raise JobError for a run directory in Ray's copy of a working directory: each change makes another copy.
 
-    >>> require_lasting(Path("/shared/runs/flights"))
+    Example:
+        >>> require_lasting(Path("/shared/runs/flights"))
     """
     if CACHE.search(str(directory)):
         raise JobError(
             f"--out {directory}: expected a folder that outlives the job, got one in Ray's copy of the working "
-            "directory, which is another one as soon as a file of it changes; pass --out with an absolute path that "
+            "directory, which is a new one after each change of a file; pass --out with an absolute path that "
             "all nodes share"
         )
 
 
 @dataclass(frozen=True, slots=True)
 class SharedFolder:
-    """A folder, with a file in it by which whoever else looks there knows that it is the same.
+    """A folder with a file by which other processes verify that they see the same folder.
 
-    >>> import tempfile
-    >>> with tempfile.TemporaryDirectory() as folder:
-    ...     shared = SharedFolder.mark(Path(folder))
-    ...     shared.require("replica 0")
-    ...     shared.unmark()
-    ...     shared.require("replica 1")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: cluster: expected replica 1 on ... to reach the run directory ..., got ...; ...
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     shared = SharedFolder.mark(Path(folder))
+        ...     shared.require("replica 0")
+        ...     shared.unmark()
+        ...     shared.require("replica 1")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: cluster: expected replica 1 on ... to reach the run directory ..., got ...; ...
     """
 
     path: Path
@@ -53,7 +55,7 @@ class SharedFolder:
 
     @classmethod
     def mark(cls, path: Path) -> SharedFolder:
-        """Leave the file."""
+        """Write the file."""
         shared = cls(path, uuid4().hex)
         with storage(path):
             path.mkdir(parents=True, exist_ok=True)
@@ -61,20 +63,20 @@ class SharedFolder:
         return shared
 
     def state(self, rank: Rank, version: int) -> Path:
-        """Where a worker keeps its state of a version."""
+        """Folder of a worker's state of a version."""
         return rank.state(self.path, version)
 
     def let_go(self, rank: Rank, version: int) -> None:
-        """Remove a replica's states of a version, if the worker is the first of its shards."""
+        """Remove a replica's states of a version, if this worker holds the replica's first shard."""
         if rank.shard == 0:
             remove(self.state(rank, version).parent)
 
     def unmark(self) -> None:
-        """Take the file away."""
+        """Remove the file."""
         (self.path / MARK).unlink(missing_ok=True)
 
     def require(self, who: str) -> None:
-        """JobError where it is not the same folder here, by the name of the host."""
+        """Raise JobError, with the name of the host, if it is not the same folder here."""
         try:
             found = (self.path / MARK).read_text()
         except OSError:

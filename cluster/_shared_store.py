@@ -1,4 +1,4 @@
-"""A run in an object store as a cluster needs it: every worker reaches the store, and keeps its state there."""
+"""A run in an object store on a cluster: every worker reaches the store and keeps its state there."""
 
 from __future__ import annotations
 
@@ -19,14 +19,15 @@ __all__ = ["SharedStore", "StoredState"]
 
 @dataclass(frozen=True, slots=True)
 class SharedStore:
-    """The store of a run, and the token of who writes it, by which whoever else looks there knows that it is the same.
+    """The store of a run, and the writer's token, by which other processes verify that they see the same store.
 
-    >>> ObjectStore("memory://doc/shared").put("writer", b'{"token": "f00d"}')
-    >>> SharedStore("memory://doc/shared", "f00d").require("replica 0")
-    >>> SharedStore("memory://doc/shared", "beef").require("replica 1")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: cluster: expected replica 1 on ... to reach the run at memory://doc/shared, got ...
+    Example:
+        >>> ObjectStore("memory://doc/shared").put("writer", b'{"token": "f00d"}')
+        >>> SharedStore("memory://doc/shared", "f00d").require("replica 0")
+        >>> SharedStore("memory://doc/shared", "beef").require("replica 1")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: cluster: expected replica 1 on ... to reach the run at memory://doc/shared, got ...
     """
 
     address: str
@@ -34,11 +35,11 @@ class SharedStore:
 
     @property
     def path(self) -> str:
-        """Where the run is, for people."""
+        """Address of the run for messages."""
         return self.address
 
     def require(self, who: str) -> None:
-        """JobError where the store cannot be reached from here, by the name of the host."""
+        """Raise JobError, with the name of the host, if the store is not reachable from here."""
         try:
             found = ObjectStore(self.address).get("writer") or b""
             got = "" if self.token.encode() in found else "another run there"
@@ -51,28 +52,34 @@ class SharedStore:
             )
 
     def state(self, rank: Rank, version: int) -> StoredState:
-        """Where a worker is to keep its state of a version: as objects with names that nobody has had."""
+        """Place for a worker's state of a version: objects with unused names."""
         return StoredState(self.address, rank.state(f"objects/{self.token}/{uuid4().hex[:8]}", version).as_posix())
 
     def let_go(self, rank: Rank, version: int) -> None:
-        """Whoever writes the manifest does that."""
+        """Do nothing: the process that writes the manifest removes old states."""
 
     def unmark(self) -> None:
-        """Nothing was left there."""
+        """Do nothing: no file was written."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredState:
-    """A worker's state as objects. prefix: of those that it makes. objects: those that it has made, by file.
+    """A worker's state as objects.
 
-    >>> state = StoredState("memory://doc/states", "objects/f00d/replica-0")
-    >>> with state.keeping() as folder:
-    ...     _ = (folder / "state.json").write_text("{}")
-    >>> state.made
-    {'state.json': ('objects/f00d/replica-0/state.json', 2)}
-    >>> with StoredState("memory://doc/states", objects={"state.json": state.made["state.json"][0]}).kept() as folder:
-    ...     (folder / "state.json").read_text()
-    '{}'
+    Args:
+        prefix: Prefix of objects that are created.
+        objects: Objects that exist, by file.
+
+    Example:
+        >>> state = StoredState("memory://doc/states", "objects/f00d/replica-0")
+        >>> with state.keeping() as folder:
+        ...     _ = (folder / "state.json").write_text("{}")
+        >>> state.made
+        {'state.json': ('objects/f00d/replica-0/state.json', 2)}
+        >>> objects = {"state.json": state.made["state.json"][0]}
+        >>> with StoredState("memory://doc/states", objects=objects).kept() as folder:
+        ...     (folder / "state.json").read_text()
+        '{}'
     """
 
     address: str
@@ -82,7 +89,7 @@ class StoredState:
 
     @contextmanager
     def keeping(self) -> Iterator[Path]:
-        """A folder whose files become objects when this ends; `made` tells which, and how many bytes each has."""
+        """Yield a folder whose files become objects at the end. `made` then maps each file to its object and size."""
         with tempfile.TemporaryDirectory(prefix="incr-state-") as name:
             folder = Path(name)
             yield folder
@@ -92,7 +99,7 @@ class StoredState:
 
     @contextmanager
     def kept(self) -> Iterator[Path]:
-        """A folder with the files that the objects are."""
+        """Yield a folder with the files that the objects contain."""
         with tempfile.TemporaryDirectory(prefix="incr-state-") as name:
             ObjectStore(self.address).download({place: Path(name, file) for file, place in self.objects.items()})
             yield Path(name)

@@ -1,4 +1,4 @@
-"""What the thread that works is at, seen from the one that gives signs of life: where it is, and whether it gets on."""
+"""Observation of the working thread by the heartbeat's thread: its place in the code, and whether it makes progress."""
 
 from __future__ import annotations
 
@@ -18,19 +18,21 @@ from cluster._processes import scheduling_state
 __all__ = ["Seen", "WatchedThread"]
 
 PEERS = (str(Path(dist.__file__).parent), _process_groups.__file__, _peer_transfer.__file__)
-"""Where the code is that waits for peers without saying so."""
+"""Places in the code that wait for peers without a call that says so."""
 
 LIBRARIES = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 
 READER = "incr-prefetch"
-"""The name of threads that read rows for the one that works (`incr_core._util.prefetch`)."""
+"""Name of threads that read rows for the working thread (`incr_core._util.prefetch`)."""
 
 
 class Seen(NamedTuple):
     """A thread at one moment.
 
-    seconds: of CPU, so far. at: the function where it is, outside of libraries where there is one. waits: for peers, or
-    for a processor.
+    Args:
+        seconds: CPU seconds so far.
+        at: The function, outside of libraries if possible.
+        waits: Whether it waits for peers or for a processor.
     """
 
     seconds: float
@@ -39,10 +41,11 @@ class Seen(NamedTuple):
 
 
 class WatchedThread:
-    """The thread that makes it.
+    """The thread that creates this object.
 
-    >>> WatchedThread().look().seconds > 0.0
-    True
+    Example:
+        >>> WatchedThread().look().seconds > 0.0
+        True
     """
 
     def __init__(self) -> None:
@@ -50,7 +53,11 @@ class WatchedThread:
         self._clock = time.pthread_getcpuclockid(self._number)
 
     def look(self, *, reads: bool = False) -> Seen:
-        """What it is at now. reads: it may wait for threads that read for it; then what these are at is what counts."""
+        """Return the thread's state now.
+
+        Args:
+            reads: Whether it may wait for threads that read for it. Their state then counts.
+        """
         threads = [one for one in threading.enumerate() if one.name == READER] if reads else []
         natives = [self._native, *(one.native_id for one in threads if one.native_id is not None)]
         frames = sys._current_frames()
@@ -61,7 +68,7 @@ class WatchedThread:
 
 
 def _seconds(native: int) -> float:
-    """The CPU seconds of another thread, which may have ended; 0 where the system does not say."""
+    """CPU seconds of another thread, which may have ended; 0 if the system does not report them."""
     try:
         return int(Path(f"/proc/self/task/{native}/schedstat").read_text().split()[0]) / 1e9
     except (OSError, ValueError):
@@ -69,12 +76,12 @@ def _seconds(native: int) -> float:
 
 
 def _may_run(native: int) -> bool:
-    """Whether a thread runs, or could if a processor were free; False where the system does not say."""
+    """Return whether a thread runs, or would run on a free processor; False if the system does not report it."""
     return scheduling_state(f"self/task/{native}") == "R"
 
 
 def _own(frame: FrameType) -> FrameType:
-    """The innermost frame outside of libraries, where there is one."""
+    """The innermost frame outside of libraries, if there is one."""
     own: FrameType | None = frame
     while own is not None and own.f_code.co_filename.startswith((*LIBRARIES, "<")):
         own = own.f_back
@@ -86,6 +93,6 @@ def _is_prefetching(frame: FrameType) -> bool:
 
 
 def _told(frame: FrameType) -> str:
-    """The place in one's own code, as "step (my_model.py, line 7)"."""
+    """Place in the user's code, as "step (my_model.py, line 7)"."""
     own = _own(frame)
     return f"{own.f_code.co_name} ({Path(own.f_code.co_filename).name}, line {own.f_lineno})"

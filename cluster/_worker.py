@@ -1,6 +1,6 @@
 """One shard of one replica: a `Contributor` whose peers are on the cluster.
 
-It knows nothing of Ray; the pool makes an actor of it.
+It does not depend on Ray. The pool makes it an actor.
 """
 
 from __future__ import annotations
@@ -43,26 +43,29 @@ from incr_core.update import Weights
 __all__ = ["ShardWorker", "partition_of"]
 
 BEATS = 5
-"""Signs of life within the time after which silence counts as death."""
+"""Signs of life within the timeout."""
 
 PATIENCE = 10
-"""How many timeouts one message may take. The driver ends a lost peer, and so its connections, long before."""
+"""Timeouts that one message may take. The driver ends a lost peer, and so its connections, long before."""
 
 
 class ShardWorker:
-    """Hold one shard of one replica, once it is built: until then it is a spare."""
+    """Holds one shard of one replica once it is built. Until then it is a spare."""
 
     def warm(self) -> Process:
-        """The process, which has imported all that a worker needs: torch's compiler too, by the first optimiser."""
+        """Return the process, after importing all that a worker needs, including torch's compiler, which optimisers
+        import."""
         torch.optim.SGD([torch.zeros(1, requires_grad=True)])
         return Process.own()
 
     def build(self, rank: Rank, key: str, generation: int, run: Setup) -> Process:
-        """Take a rank, and build the participant; returns the process.
+        """Take a rank, build the participant, and return the process.
 
-        key: of the store, where signs of life go. generation: the one that begins.
+        This is not done at construction, so that an error of the job arrives as itself and not as a dead actor.
 
-        Not done at construction, so that an error of the job arrives as itself and not as a dead actor.
+        Args:
+            key: Key in the store for signs of life.
+            generation: The generation that begins.
         """
         require_same(run.versions, str(rank))
         run.directory.require(str(rank))
@@ -77,7 +80,7 @@ class ShardWorker:
         self._wait = PATIENCE * meeting.timeout
         try:
             use_interface_to(meeting.host)
-            # A connection of its own: waiting for peers on the other must not silence the heart.
+            # A separate connection: a wait for peers on the other one must not delay the heartbeat.
             self._heartbeat = Heartbeat(meeting.join(), key, job.cluster.timeout / BEATS)
             self._peers = Peers(meeting.join(), self._heartbeat, generation)
             within: Exchange = Alone()
@@ -101,17 +104,17 @@ class ShardWorker:
         self._directory, self._beside_loop = run.directory, run.loop.is_here
         self.contributor = self._made()
         self._origins_told = 0
-        self._kept: int | None = None  # the version of which it has kept its state, and old ones beside it
+        self._kept: int | None = None  # the version whose state it has kept, and older ones beside it
         return Process.own()
 
     def _turns_among(self, meeting: Rendezvous, job: Job, what: str, *, bounded: bool = True) -> PeerTurns:
-        """A way for workers to hand one another what one of them has."""
+        """Return a channel through which workers exchange data that one of them has."""
         number, count = self.rank.number, self.rank.replicas * self.rank.shards
         host, patience = own_address(meeting.host), job.cluster.timeout
         return PeerTurns(number, count, host, meeting.join, patience, what=what, bounded=bounded)
 
     def _made(self) -> Contributor:
-        """The contributor that this worker is, which has begun nothing and meets nobody."""
+        """Build this worker's contributor, which has begun nothing and is connected to no peer."""
         rank, job = self.rank, self._job
 
         def participant() -> Participant:
@@ -141,12 +144,12 @@ class ShardWorker:
         )
 
     def join(self, generation: int, replicas: int) -> None:
-        """Meet the other replicas, of which there may be more or fewer than before: a generation begins."""
+        """Connect to the other replicas, of which there may be more or fewer than before. A generation begins."""
         peers = self._peers
         peers.generation = generation
         exchange = self.contributor.exchange
         if isinstance(exchange, ReplicaExchange) and exchange.group is not None:
-            exchange.group.abort()  # nothing that is still on its way may arrive later
+            exchange.group.abort()  # no message of the last generation may arrive later
         if replicas != self.rank.replicas:
             self.rank = replace(self.rank, replicas=replicas)
             self.contributor.participant.close()
@@ -169,12 +172,13 @@ class ShardWorker:
         weights: FlatTensors | None,
         found: bool = True,
     ) -> None:
-        """Begin anew, or go on from a version: from memory where it was kept there, else from these weights and what
-        was saved.
+        """Begin, or continue from a version: from memory if it was kept there, else from these weights and the saved
+        state.
 
-        found: whether to take in files that were found since. Who joins others that have begun must not.
+        Args:
+            found: Whether to include files found since. A worker that joins others that have begun must not.
         """
-        self._origins_told = 0  # what it has told since the commit may never have arrived
+        self._origins_told = 0  # messages since the commit may never have arrived
         if self.contributor.go_back(version):
             return
         self._turns.begin()
@@ -191,14 +195,14 @@ class ShardWorker:
     def _inherit(self, version: int, saved: Sequence[SavedState], weights: Weights, *, found: bool) -> None:
         rank = self.rank
         if rank.replica >= len(saved) and self._seed == rank.replica:
-            self._seed += version << 20  # one who was here before, and joins again, draws other numbers than then
+            self._seed += version << 20  # a replica that rejoins draws other random numbers
             before, self.contributor = self.contributor.exchange, self._made()
             if isinstance(before, ReplicaExchange) and isinstance(self.contributor.exchange, ReplicaExchange):
                 self.contributor.exchange.group = before.group
         self.contributor.inherit(saved, weights, rank.replica, rank.replicas, found=found)
 
     def receive(self) -> Received | None:
-        """Take the next increment; None at the end of the stream, and from all but a replica's first shard."""
+        """Take the next increment. Returns None at the end of the stream, and on all shards but a replica's first."""
         with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(RECEIVING):
             arrival = self.contributor.receive()
             if self._kept is not None:
@@ -214,10 +218,12 @@ class ShardWorker:
         return Received(arrival, steps, known, origins)
 
     def learn(self, told: bytes, due: Due | None = None) -> LearnedHere:
-        """Learn the increment at hand, in the rounds of a pace.
+        """Learn the current increment, in the rounds of a pace.
 
-        told: what all replicas observed of it, summed, and the pace, packed. due: what else to do, where a commit
-        follows: each is a call less.
+        `told` is the sum of all replicas' observations of the increment, and the pace, packed.
+
+        Args:
+            due: Further work for a commit that follows. Each item saves a call.
         """
         observed, pace = pickle.loads(told)
         with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(WORKING):
@@ -230,7 +236,7 @@ class ShardWorker:
             return LearnedHere(done, handover, saved, not_finite)
 
     def review(self, rows: Tensor) -> Round:
-        """Learn rows of the history once more, in one round."""
+        """Learn rows of the history again, in one round."""
         with explaining_uncalled(self.contributor.participant.learner.model), self._heartbeat.doing(WORKING):
             return self.contributor.review(rows)
 
@@ -245,18 +251,18 @@ class ShardWorker:
             return self.contributor.compare(champion.tensors(copy=False))
 
     def skip(self) -> None:
-        """Let the rows of the increment at hand go."""
+        """Drop the rows of the current increment."""
         self.contributor.skip()
 
     def order(self, orders: Orders, weights: FlatTensors | None) -> None:
-        """Do what is ordered, then stand at these weights."""
+        """Apply the actions, then set these weights."""
         with self._heartbeat.doing(WORKING):
             self.contributor.order(orders, None if weights is None else weights.tensors(copy=False))
 
     def save_meanwhile(self, version: int, key: str) -> None:
-        """Keep this worker's state for a version in memory, and let it be written while it learns on.
+        """Keep this worker's state for a version in memory, and write it while learning continues.
 
-        The store has the key once it is on the disk.
+        The key in the store is set once the state is on disk.
         """
         with self._heartbeat.doing(WORKING):
             self._writer.settle()
@@ -275,26 +281,26 @@ class ShardWorker:
         self._writer.begin(write, key)
 
     def settle(self) -> None:
-        """Wait until what `save_meanwhile` has begun is written; raises what went wrong."""
+        """Wait until the write that `save_meanwhile` began has ended. Raises its error."""
         with self._heartbeat.doing(WORKING):
             self._writer.settle()
 
     def not_finite(self) -> str | None:
-        """The name of a weight with values that are not finite, in this worker's part; None where there is none."""
+        """Name of a weight with non-finite values in this worker's part; None if there is none."""
         weights = self.contributor.participant.learner.weights()
         return next((name for name, value in weights.items() if not all_finite(local(value))), None)
 
     def save(self, version: int) -> Saved:
         """Keep this worker's state for a version, on disk or in a store, and in memory.
 
-        On the loop's own host it does not wait for the disk: the loop does, for all at once.
+        On the loop's own host it does not sync the files. The loop syncs those of all workers at once.
         """
         saved = self._save(version)
         self._let_go(version)
         return saved
 
     def _save(self, version: int) -> Saved:
-        """The same, but that what is too old beside it stays for now."""
+        """Save as `save` does, but do not remove old states yet."""
         state = self._directory.state(self.rank, version)
         if isinstance(state, StoredState):
             with self._heartbeat.doing(WAITING), state.keeping() as folder, self._heartbeat.doing(WORKING):
@@ -306,17 +312,18 @@ class ShardWorker:
             return Saved(unsynced=unsynced)
 
     def _let_go(self, version: int) -> None:
-        """Remove the states that are too old beside this version's, unless the loop keeps some of them for longer.
+        """Remove the states that are older than this version's, unless the loop keeps some of them for longer.
 
-        The version before is committed, or this one would not be kept.
+        The previous version is committed, or this version would not be saved.
         """
         if not self._job.publish.keeps_older:
             self._directory.let_go(self.rank, version - STAY)
 
     def hand_over(self, *, gathers: bool = True) -> Handover | None:
-        """What a commit needs, from the very first worker; the shards of its replica gather the weights with it.
+        """Return the content of a commit, from the first worker. The shards of its replica gather the weights with it.
 
-        gathers: False for all but the weights, where their parts are written.
+        Args:
+            gathers: False for everything but the weights, if their parts are written to disk.
         """
         if self.rank.replica > 0:
             return None
@@ -329,7 +336,7 @@ class ShardWorker:
 
 
 def partition_of(job: Job, rank: Rank) -> Partition | None:
-    """The rows of the stream that a replica owns; None: all of them, exactly as in the local engine."""
+    """The rows of the stream that a replica owns; None for all rows, exactly as in the local engine."""
     replica, replicas, by = rank.replica, rank.replicas, job.cluster.partition
     if replicas == 1 and job.cluster.members.fixed:
         return None

@@ -1,4 +1,4 @@
-"""Calls to all workers at once: who is lost meanwhile is found and dismissed, and the others end what they are at."""
+"""Calls to all workers at once. Lost workers are detected and dismissed, and the others end their work."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from incr_core.errors import EngineError, IncrError, JobError, WorkerLost
 __all__ = ["Member", "NoRoom", "WorkerCalls"]
 
 LOOK = 1.0
-"""Seconds between looks at who is alive, while a call takes long."""
+"""Seconds between checks for lost workers while a call takes long."""
 
 SOON = 0.05
-"""Seconds between looks for the cause, once a call has failed."""
+"""Seconds between checks for the cause once a call has failed."""
 
 GRACE = 0.5
-"""Seconds in which the end of a process may become known whose peers have failed."""
+"""Seconds in which the end of a process may become known after its peers have failed."""
 
 SLOW_START = 10.0
-"""Seconds of waiting for workers to start after which somebody is told what is waited for."""
+"""Seconds of waiting for workers to start after which a log line names the cause."""
 
 log = logging.getLogger("incr.cluster")
 
 
 class NoRoom(JobError):
-    """There is no room for as many workers as there are to be."""
+    """There is no room for the required number of workers."""
 
 
 @dataclass(slots=True)
 class Member:
-    """The worker of a rank: the actor, its key in the store, and its process, once that is known."""
+    """The worker of a rank: the actor, its key in the store, and its process once that is known."""
 
     actor: Any
     key: str
@@ -52,10 +52,13 @@ class Member:
 class WorkerCalls:
     """Workers by rank, and calls to all of them.
 
-    Where one worker is lost, its replica is: the shards of a replica cannot go on without one another. A call then
-    raises WorkerLost, and everybody else has ended what it was at.
+    If one worker is lost, its replica is lost: the shards of a replica need one another. A call then raises WorkerLost
+    after all other workers have ended their work.
 
-    actors: where they live. store: through which they meet. timeout: seconds of silence after which one is lost.
+    Args:
+        actors: Where the workers run.
+        store: The store through which they meet.
+        timeout: Seconds of silence after which a worker is lost.
     """
 
     def __init__(self, actors: Actors, store: Any, timeout: float) -> None:
@@ -64,17 +67,17 @@ class WorkerCalls:
         self._actors, self._store, self._timeout = actors, store, timeout
         self._members: dict[int, Member] = {}
         self._pulse = Pulse(store, (), timeout, timeout)
-        self._ahead: tuple[str, dict[int, Any]] = "", {}  # a call that was begun: its method, and by rank
-        self._raised: dict[int, str] = {}  # what workers raised when they were lost, since the last commit
+        self._ahead: tuple[str, dict[int, Any]] = "", {}  # a call begun in advance: method, references by rank
+        self._raised: dict[int, str] = {}  # errors of workers that were lost since the last commit
 
     def call(self, method: str, *arguments: Any, **options: Any) -> list[Any]:
-        """Call a method of all workers with the same arguments; their results, by rank."""
+        """Call a method of all workers with the same arguments. Returns their results, by rank."""
         return self.call_each(method, [arguments] * len(self.ranks), **options)
 
     def begin(self, method: str) -> None:
-        """Let all go on with a method without arguments, whatever the driver does meanwhile.
+        """Begin a method without arguments on all workers, while the driver does other work.
 
-        The next call of that method gives its results.
+        The next call of that method returns its results.
         """
         self._ahead = method, self._begun(method, dict.fromkeys(range(len(self.ranks)), ()))
 
@@ -87,11 +90,15 @@ class WorkerCalls:
         waiting: Callable[[], None] | None = None,
         **options: Any,
     ) -> list[Any]:
-        """Call a method of all workers, each with its own arguments; their results, by rank.
+        """Call a method of all workers, each with its own arguments. Returns their results, by rank.
 
-        then: a method to `begin` behind it. waiting: called every second while it lasts.
+        Args:
+            then: A method to `begin` after this one.
+            waiting: Called every second during the call.
 
-        Raises WorkerLost as soon as one is dead or has long been silent, and what a worker itself raised.
+        Raises:
+            WorkerLost: A worker is dead or has been silent for too long.
+            IncrError: The error of a worker.
         """
         begun, calls = self._ahead
         if begun == method:
@@ -103,7 +110,7 @@ class WorkerCalls:
         return self._results(calls, method, waiting)
 
     def call_first(self, method: str, **options: Any) -> Any:
-        """Call a method of the workers of the first replica; what the first of them returns."""
+        """Call a method of the workers of the first replica. Returns the result of the first of them."""
         first = {number: () for number, rank in enumerate(self.ranks) if rank.replica == 0}
         return self._results(self._begun(method, first, options), method)[0]
 
@@ -119,7 +126,7 @@ class WorkerCalls:
         }
 
     def _results(self, calls: Mapping[int, Any], method: str, waiting: Callable[[], None] | None = None) -> list[Any]:
-        """What calls return."""
+        """Return the results of calls."""
         self._pulse.listen()
         begun, told = time.monotonic(), False
         while True:
@@ -141,17 +148,17 @@ class WorkerCalls:
 
     @contextmanager
     def _ended_by_errors(self) -> Iterator[None]:
-        """What is raised here is the job's own: nobody is replaced, and nobody may wait for who has raised it."""
+        """Treat errors from here on as the job's own: no worker is replaced, and none may wait for the failed one."""
         try:
             yield
         except BaseException:
             self._store.set(ended_key(self.generation), "")
             raise
 
-    # -- who is lost ---------------------------------------------------------------------------------------------
+    # -- lost workers --------------------------------------------------------------------------------------------
 
     def _looked_at(self, calls: Mapping[int, Any]) -> dict[int, str]:
-        """A call is slow: who is lost, by rank, and why; check for calls that have failed, and for silent workers."""
+        """Check a slow call for failed calls and silent workers. Returns lost workers by rank, with reasons."""
         ended = self._actors.ended(list(calls.values()), least=len(calls), timeout=0)
         for call in ended:
             try:
@@ -160,7 +167,7 @@ class WorkerCalls:
                 return self._explained(calls, error)
         if gone := self._gone():
             return gone
-        # Who has done it may be at what was begun behind it.
+        # A worker that has finished it may run the call that was begun after it.
         waiting = {number for number, call in calls.items() if call not in ended}
         silent = [one for one in self._pulse.lost(receiving=bool(ended)) if one.place in waiting]
         never = [number for number in self._pulse.never_heard() if number in waiting]
@@ -169,7 +176,7 @@ class WorkerCalls:
         return {one.place: one.told for one in silent}
 
     def _gone(self) -> dict[int, str]:
-        """Whose process has ended, as far as that can be seen from this host: Ray tells it later."""
+        """Workers whose process has ended, if visible from this host. Ray reports it later."""
         return {
             number: "died"
             for number, member in self._members.items()
@@ -177,34 +184,35 @@ class WorkerCalls:
         }
 
     def _explained(self, calls: Mapping[int, Any], error: Exception) -> dict[int, str]:
-        """A call has failed: who is lost, by rank, and why. Raises what is the job's own fault.
+        """Find the lost workers after a failed call, by rank, with reasons. Raises an error that is the job's own
+        fault.
 
         When a worker dies, its peers' exchanges may fail a moment before its death is known.
         """
         found, waiting = Causes(), dict(calls)
-        until = time.monotonic() + self._timeout + LOOK  # who is silent has been so since then, or for longer
+        until = time.monotonic() + self._timeout + LOOK  # a silent worker has been silent since then, or for longer
         while True:
             ended = self._actors.ended(list(waiting.values()), least=1, timeout=SOON) if waiting else ()
             for number in [number for number, call in waiting.items() if call in ended]:
                 self._take_in(found, number, waiting.pop(number))
             found.died |= {number: told for number, told in self._gone().items() if number not in found.died}
-            # Who lost the connection to a peer knows not which; a node's end is known after a while.
+            # A worker that lost a connection does not know the cause; the end of a node is known after a while.
             found.silent = {one.place: one.told for one in self._pulse.lost() if one.place in waiting}
             if found.died or (found.silent and not found.own) or time.monotonic() > until:
                 break
-            if found.own or not waiting:  # and maybe because of somebody whose end is not known yet
+            if found.own or not waiting:  # possibly because of a worker whose end is not known yet
                 until = min(until, time.monotonic() + GRACE)
             if not waiting:
                 time.sleep(SOON)
         if found.own and not found.died:
             self._judge(found.own, calls, error)
         begins = self.generation == 1 and not any(self._members[number].process for number in calls)
-        if begins and found.raised and not found.lost:  # they have not met yet: others would not meet either
+        if begins and found.raised and not found.lost:  # they have not met yet, and other workers would not meet either
             raise EngineError(str(next(iter(found.raised.values())))) from error
         return found.lost or found.consequences(list(waiting), self._pulse.waits())
 
     def _take_in(self, found: Causes, number: int, call: Any) -> None:
-        """What a call that has ended tells of its worker."""
+        """Record the outcome of a call that has ended."""
         try:
             self._actors.results([call])
         except RayActorError as death:
@@ -219,9 +227,10 @@ class WorkerCalls:
             found.raised[number] = failure.cause
 
     def _judge(self, raised: Mapping[int, BaseException], calls: Mapping[int, Any], error: Exception) -> None:
-        """Raise what a worker raised, where another worker in its place would raise it again.
+        """Raise a worker's error if another worker in its place would raise it again.
 
-        That is what all raise at once, or one after it was replaced, and each error of ours but those of engines.
+        This holds for an error that all workers raise at once, an error that recurs after a replacement, and every
+        error of incr other than EngineError.
         """
         for cause in raised.values():
             if isinstance(cause, IncrError):
@@ -233,12 +242,12 @@ class WorkerCalls:
         self._raised = told
 
     def _end(self, calls: Mapping[int, Any], lost: Mapping[int, str]) -> None:
-        """End the generation: dismiss who is lost, and let the others end what they are at, and what was begun."""
+        """End the generation: dismiss lost workers, and let the others end their current and begun calls."""
         self._dismiss(lost)
         self._store.set(ended_key(self.generation), "")
         _, ahead = self._ahead
         self._ahead = "", {}
-        # Who has done what was begun behind a call has done that too.
+        # A worker that has finished the call begun after this one has finished this one too.
         others = {number: ahead.get(number, call) for number, call in calls.items() if number in self._members}
         if not others:
             return
@@ -251,20 +260,20 @@ class WorkerCalls:
                 except RayActorError:
                     dead.append(number)
                 except RayTaskError:
-                    pass  # it has noticed that its generation has ended
+                    pass  # it has seen the end of its generation
         self._dismiss(dead)
 
     def _dismiss(self, numbers: Iterable[int], *, lost: bool = True) -> None:
-        """End the replicas of workers, lost ones or those of whom there are to be fewer."""
+        """End the replicas of workers that are lost or no longer needed."""
         replicas = {self.ranks[number].replica for number in numbers}
         for number, rank in enumerate(self.ranks) if replicas else ():
             if rank.replica in replicas and number in self._members:
                 member = self._members.pop(number)
                 if lost and member.process is not None:
-                    member.process.kill()  # Ray asks a process to end, and a stopped one does not hear it
+                    member.process.kill()  # Ray asks a process to end, and a stopped process does not react
                 self._actors.end(member.actor)
 
-    # -- in words ------------------------------------------------------------------------------------------------
+    # -- messages ------------------------------------------------------------------------------------------------
 
     def _named(self, numbers: Iterable[int]) -> str:
         return ", ".join(str(self.ranks[number]) for number in numbers)

@@ -1,4 +1,4 @@
-"""What the driver and the workers tell one another."""
+"""Messages between the driver and the workers."""
 
 from __future__ import annotations
 
@@ -20,10 +20,12 @@ __all__ = ["Due", "Handover", "LearnedHere", "Received", "Saved", "SavedAt", "Se
 
 
 class Received(NamedTuple):
-    """What a replica tells about the increment it took.
+    """A replica's report of the increment that it took.
 
-    steps: optimiser steps it will take. origins: of the first replica, names of the fragments of the stream, but for
-    the `known` first ones, which it has told before; the others know the same.
+    Args:
+        steps: Optimiser steps that it will take.
+        origins: From the first replica, names of the stream's fragments after the `known` first ones, which it has
+            reported before. The other replicas have the same.
     """
 
     arrival: Arrival
@@ -34,9 +36,8 @@ class Received(NamedTuple):
 
 @dataclass(slots=True)
 class Handover:
-    """What the first replica hands over for a commit: the whole weights, what modules keep besides, and the stream's
-    recent outcomes.
-    """
+    """The first replica's part of a commit: the whole weights, further state of modules, and the stream's recent
+    outcomes."""
 
     weights: FlatTensors
     extra_state: dict[str, Any]
@@ -45,9 +46,11 @@ class Handover:
 
 @dataclass(slots=True)
 class Saved:
-    """What came of a state that a worker has saved.
+    """Result of saving a worker's state.
 
-    objects: that it has made in a store, by file. unsynced: files and folders that the driver has to see to the disk.
+    Args:
+        objects: Objects that it has created in a store, by file.
+        unsynced: Files and folders that the driver has to sync to disk.
     """
 
     objects: dict[str, tuple[str, int]] = field(default_factory=dict)
@@ -55,10 +58,11 @@ class Saved:
 
 
 class Due(NamedTuple):
-    """What a commit needs that follows as soon as an increment is learned, and so is told with it.
+    """Request for a commit that directly follows an increment, sent together with it.
 
-    gathers: whether the weights are to be put together here; else a later call writes their parts. version: for which
-    to keep the state; None: that is asked for later.
+    Args:
+        gathers: Whether to join the weights. Otherwise a later call writes their parts.
+        version: Version for which to keep the state; None if that is requested later.
     """
 
     gathers: bool
@@ -66,9 +70,10 @@ class Due(NamedTuple):
 
 
 class LearnedHere(NamedTuple):
-    """What a worker tells of an increment that it has learned, and, where a commit follows, what that needs of it.
+    """A worker's report of an increment that it has learned, with the content of a commit if one follows.
 
-    not_finite: the name of a weight that is not, where it does not hand over the weights.
+    Args:
+        not_finite: Name of a weight that is not finite, if the weights are not included.
     """
 
     done: Round
@@ -79,10 +84,12 @@ class LearnedHere(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class SavedAt:
-    """Where the states are kept that a worker goes on from.
+    """Places of the states from which a worker continues.
 
-    states: of replicas, and of shards of each. inherits: there were more or fewer replicas: those of all are there.
-    cuts: there were more or fewer shards: those of all shards are there.
+    Args:
+        states: By replica and shard.
+        inherits: Whether the number of replicas has changed. The states of all are then included.
+        cuts: Whether the number of shards has changed. The states of all shards are then included.
     """
 
     states: Sequence[Sequence[Path | StoredState]]
@@ -91,7 +98,7 @@ class SavedAt:
 
     @contextmanager
     def here(self) -> Iterator[list[SavedState]]:
-        """The same as folders of this host, as long as this lasts."""
+        """Yield the same states as folders of this host."""
         with ExitStack() as stack:
             yield [
                 SavedState(
@@ -104,11 +111,16 @@ class SavedAt:
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """What all workers of a run are built from.
+    """Everything from which the workers of a run are built.
 
-    document, objects: the job, and what it names that only Python has. meeting: where they meet. directory: the run's.
-    reads_files: whether the driver sees the stream's files. versions: what it runs on, and all workers must. loop: its
-    process.
+    Args:
+        document: The job.
+        objects: Python objects that the job refers to.
+        meeting: The workers' meeting place.
+        directory: The run directory.
+        reads_files: Whether the driver sees the stream's files.
+        versions: Versions of software on the driver, which all workers must have.
+        loop: Process of the loop.
     """
 
     document: Mapping[str, Any]

@@ -1,4 +1,4 @@
-"""The workers of a run: who has which rank, and who takes the place of one that is lost."""
+"""The workers of a run: the assignment of ranks, and the replacement of lost workers."""
 
 from __future__ import annotations
 
@@ -20,18 +20,22 @@ from incr_core.errors import WorkerLost
 __all__ = ["WorkerPool"]
 
 START = 120.0
-"""Seconds that a worker has to be placed on a node and to start, if the timeout is not more."""
+"""Minimum of the seconds that a worker has to be placed on a node and to start."""
 
 log = logging.getLogger("incr.cluster")
 
 
 class WorkerPool(WorkerCalls):
-    """A worker for every rank, spares beside them, and calls to all of them at once.
+    """A worker for every rank, spares, and calls to all workers at once.
 
-    `form` fills the empty ranks, with spares as far as there are any, and lets all meet anew: the next generation.
+    `form` fills the empty ranks, with spares first, and connects all workers: the next generation.
 
-    actors, store, timeout: as of `WorkerCalls`. spares: how many workers wait to take a rank. setup: what they are
-    built from.
+    Args:
+        actors: As for `WorkerCalls`.
+        store: As for `WorkerCalls`.
+        timeout: As for `WorkerCalls`.
+        spares: Number of workers that wait to take a rank.
+        setup: Everything from which workers are built.
     """
 
     def __init__(self, actors: Actors, store: Any, timeout: float, *, spares: int, setup: Setup) -> None:
@@ -39,29 +43,33 @@ class WorkerPool(WorkerCalls):
         self._setup, self._packed = setup, actors.shared(setup)
         self._patient = True
         self._made = Counter[str]()
-        self._spares: list[tuple[Any, Any]] = []  # and the call that returns once one is there
+        self._spares: list[tuple[Any, Any]] = []  # and the call that returns once the spare has started
         self._wanted_spares = spares
         self._room = True
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of the workers, by rank."""
+        """Process ids of the workers, by rank."""
         return [member.process.pid for _, member in sorted(self._members.items()) if member.process is not None]
 
     def nodes(self) -> dict[str, str]:
-        """The ids of the nodes that workers are on, and who is on each."""
+        """Ids of the nodes that have workers, and a description of the workers on each."""
         found = dict[str, list[int]]()
         for number, member in sorted(self._members.items()):
             found.setdefault(member.process.node if member.process else "", []).append(number)
         return {node: self._named(numbers) for node, numbers in found.items()}
 
     def form(self, ranks: Sequence[Rank], *, patient: bool = True) -> list[Rank]:
-        """Let there be a worker of each of these ranks, and nobody else, and let all meet; returns the ranks that
-        were filled.
+        """Fill exactly these ranks with workers and connect them; return the ranks that were filled.
 
-        patient: whether workers that find no room are waited for as long as a start may take, not for the timeout only.
+        Args:
+            patient: Whether workers without room are waited for as long as a start may take, and not for the timeout
+                only.
 
-        Raises NoRoom where there is none for a worker, WorkerLost where one is lost again, and what it raised.
+        Raises:
+            NoRoom: There is no room for a worker.
+            WorkerLost: A worker is lost again.
+            IncrError: The error of a worker.
         """
         others = len(ranks) != len(self.ranks)
         self._patient, self._ahead = patient, ("", {})
@@ -82,7 +90,7 @@ class WorkerPool(WorkerCalls):
         try:
             processes = self._results(self._begun("build", build), "build")
         except (WorkerLost, NoRoom):
-            self._dismiss(empty)  # who of them is left need not be whole
+            self._dismiss(empty)  # workers that remain may belong to an incomplete replica
             raise
         for number, process in zip(empty, processes, strict=True):
             self._members[number].process = process
@@ -97,9 +105,10 @@ class WorkerPool(WorkerCalls):
         return Pulse(self._store, keys, self._timeout, start, starved=self._has_room)
 
     def committed(self) -> None:
-        """A commit was reached: what was raised before may be raised again, and spares that were used are made anew.
+        """Note a commit: earlier errors may be raised again, and used spares are replaced.
 
-        Not before: a spare that starts would take the processor from those who have to learn again.
+        Spares are not replaced earlier, because their start would take the processor from workers that must learn
+        again.
         """
         self._raised = {}
         self._make_spares()
@@ -110,21 +119,21 @@ class WorkerPool(WorkerCalls):
 
     @property
     def here(self) -> int:
-        """How many workers have a rank, and are not known to be lost."""
+        """Number of workers that have a rank and are not known to be lost."""
         return len(self._members)
 
     def room(self) -> int:
-        """How many more workers there could be now, those who wait included."""
+        """Number of further workers for which there is room, including spares."""
         return int(self._actors.free()) + len(self._spares)
 
     def invite(self, workers: int) -> None:
-        """Let so many more wait than those who wait anyway, as far as there is room."""
+        """Start a number of additional spares, as far as there is room."""
         more = min(self._wanted_spares + workers, self.room()) - len(self._spares)
         self._spares += [self._actor("newcomer") for _ in range(more)]
 
     @property
     def ready(self) -> int:
-        """How many wait for a rank, and have started."""
+        """Number of spares that have started."""
         ready = 0
         for _, warm in self._spares:
             with suppress(GetTimeoutError, RayActorError):
@@ -133,11 +142,11 @@ class WorkerPool(WorkerCalls):
         return ready
 
     def waiting(self) -> int:
-        """How many of them beside those who are to wait."""
+        """Number of spares beyond the configured number."""
         return self.ready - self._wanted_spares
 
     def _fill(self, number: int) -> None:
-        """Give an empty rank to somebody: a spare that is still alive, else somebody new."""
+        """Assign an empty rank to a live spare, or else to a new worker."""
         rank = self.ranks[number]
         key = f"{rank.key}/{self.generation}"
         self._pulse.replace(number, key)
@@ -146,7 +155,7 @@ class WorkerPool(WorkerCalls):
             try:
                 self._actors.results([warm], timeout=0)
             except GetTimeoutError:
-                pass  # it is starting, and so nearer to it than another
+                pass  # it is starting, and therefore ready earlier than a new one
             except RayActorError:
                 continue
             self._members[number] = Member(spare, key)
@@ -154,15 +163,15 @@ class WorkerPool(WorkerCalls):
         self._members[number] = Member(self._actor(rank.described)[0], key)
 
     def _actor(self, name: str) -> tuple[Any, Any]:
-        """Somebody new, and the call that returns once it is there."""
+        """Start a new worker. Returns it with the call that returns once it has started."""
         self._made[name] += 1
         again = f", number {self._made[name]}" if self._made[name] > 1 else ""
         actor = self._actors.make(f"{self._setup.document['name']} {name} (run {self._setup.directory.path}{again})")
         return actor, self._actors.call(actor, "warm", (), {})
 
     def _look_for_room(self, workers: int) -> None:
-        """Say at once where there is no room for so many more workers: they start once there is."""
-        # What a lost worker held is given back after a moment: then only what there is at all counts.
+        """Log at once if there is no room for this many further workers. They start when there is."""
+        # Resources of a lost worker become free after a moment, so only the total counts then.
         total = self._actors.total()
         found, wanted = (self._actors.free(), workers) if self.generation == 1 else (total, len(self.ranks))
         self._room = found >= wanted
@@ -176,15 +185,15 @@ class WorkerPool(WorkerCalls):
             )
 
     def _has_room(self, number: int) -> bool:
-        """Whether a silent worker's process may run: then its host has no time for it, and it will come to it."""
+        """Return whether a silent worker's process may run. Its host is then busy, and the worker will continue."""
         member = self._members.get(number)
         if member is None or member.process is None:
-            # One that has a rank is slow to start, which is no reason to do without it.
+            # A worker that has a rank is slow to start, which does not justify its loss.
             return (self._room and self._patient) or (member is not None and self._actors.placed(member.actor))
         return member.process.may_run()
 
     def close(self) -> None:
-        """End all workers; where Ray has stopped, they have ended with it."""
+        """End all workers. If Ray has stopped, they have already ended."""
         for actor in [*(member.actor for member in self._members.values()), *(spare for spare, _ in self._spares)]:
             self._actors.end(actor)
         self._members, self._spares = {}, []

@@ -1,14 +1,14 @@
-"""The engine of a Ray cluster: R replicas of S shards, each an actor, that average their weights as they learn.
+"""Engine of a Ray cluster: R replicas of S shards, each an actor, that average their weights as they learn.
 
-    receive    all workers take the next increment and predict; replicas tell how many rows they have to learn
+    receive    all workers take the next increment and predict; replicas report how many rows they have to learn
     learn      all workers learn, exchange, take the outer step and consolidate, without the driver in between
     hand over  the first replica hands over the whole weights, which every commit publishes
     save       all workers keep their state
 
-So an increment costs two calls to every worker, also where each is committed: workers then save, and hand over, as
-soon as they have learned. A rarer commit costs one call more, and one to the first replica besides. The driver writes
-a version to a folder in a thread of its own, while workers take and learn the next increment; the next commit waits
-for it. A version in an object store is written before they go on. The driver does no arithmetic on weights.
+An increment costs two calls to every worker, also if each increment is committed: workers then save and hand over as
+soon as they have learned. A rarer commit costs one more call to every worker, and one to the first replica. The driver
+writes a version to a folder in a thread while workers take and learn the next increment. The next commit waits for that
+thread. A version in an object store is written before workers continue. The driver does no arithmetic on weights.
 """
 
 from __future__ import annotations
@@ -60,11 +60,12 @@ __all__ = ["ClusterEngine"]
 
 
 class ClusterEngine(Engine):
-    """Participants are replicas, on a Ray of our own or on the one at `cluster.address`.
+    """Engine whose participants are replicas, on a Ray started here or on the one at `cluster.address`.
 
-    With one replica there is nobody to average with: it takes one outer step an increment, as the local engine does.
+    With one replica there is no average. It takes one outer step for each increment, as the local engine does.
 
-    actors: makes the place where workers live.
+    Args:
+        actors: Creates the place where workers run.
     """
 
     name = "cluster"
@@ -83,7 +84,7 @@ class ClusterEngine(Engine):
         self._version: int | None = None
         self._next = 1  # the version that is saved next
         self._handover: Handover | None = None
-        self._learned: list[LearnedHere] = []  # with what the commit needs that follows at once
+        self._learned: list[LearnedHere] = []  # with the content of a commit that follows at once
         self._ended = False
         self._actors = actors(job)
         try:
@@ -105,7 +106,7 @@ class ClusterEngine(Engine):
                 ),
             )
             self._recruiter = Recruiter(self._pool, self._members, settings.spares)
-            # A store in which objects are made one after the other is not written from two threads.
+            # A store whose objects are created in sequence is not written from two threads.
             self._saves_meanwhile = settings.shards > 1 and self._states.are_files
             self._written_store = meeting.join() if self._saves_meanwhile else self._store
         except BaseException:
@@ -122,7 +123,7 @@ class ClusterEngine(Engine):
 
     @property
     def ranks(self) -> list[Rank]:
-        """The workers' ranks, as of the last `start`."""
+        """Ranks of the workers, as of the last `start`."""
         return self._pool.ranks
 
     @property
@@ -132,23 +133,23 @@ class ClusterEngine(Engine):
 
     @property
     def origins(self) -> Sequence[str]:
-        """Names of the stream's fragments by number, as far as the first replica has come."""
+        """Names of the stream's fragments by number, as far as the first replica has read."""
         return self._origins
 
     @property
     def processes(self) -> list[int]:
-        """The process ids of the workers, by rank."""
+        """Process ids of the workers, by rank."""
         return self._pool.processes
 
     @property
     def spares(self) -> int:
-        """How many workers have started that wait for a rank."""
+        """Number of spares that have started."""
         return self._pool.ready
 
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit; who was lost is replaced.
+        """Begin, or continue from a commit. Lost workers are replaced.
 
-        Who is left, and took part in the commit, goes on from its own memory.
+        Remaining workers that took part in the commit continue from their own memory.
         """
         self._version = None if commit is None else commit.version
         self._next = (self._version or 0) + 1
@@ -167,7 +168,7 @@ class ClusterEngine(Engine):
             self._pool.call_each("start", [(commit.version, at, sent, anew) for at in self._saved_at(commit.version)])
 
     def _saved_at(self, version: int) -> list[Any]:
-        """Where what workers go on from is kept: each one's own state, or those that it takes part of."""
+        """Places of the states from which workers continue: each worker's own, or those of which it takes a part."""
         members, states = self._members, self._states
         if not members.inherits and not members.cuts:
             return [SavedAt([[states.of(rank, version)]]) for rank in self.ranks]
@@ -175,7 +176,8 @@ class ClusterEngine(Engine):
         return [self._taken_from(rank, version, found) for rank in self.ranks]
 
     def _taken_from(self, rank: Rank, version: int, found: dict[tuple[int | None, int | None], Any]) -> Any:
-        """The states of which a worker takes its part; found: by which replica and shard each needs them, told once."""
+        """The states of which a worker takes a part. `found` has those that each replica and shard needs, computed
+        once."""
         members = self._members
         key = None if members.inherits else rank.replica, None if members.cuts else rank.shard
         if key not in found:
@@ -186,7 +188,7 @@ class ClusterEngine(Engine):
         return found[key]
 
     def told(self) -> dict[str, Any]:
-        """From which increment on there were how many replicas, where that may change."""
+        """Numbers of replicas by first increment, if they may change."""
         return {} if self._members.wanted.fixed and len(self._members.log) < 2 else {"replicas": self._members.log}
 
     def receive(self) -> list[Arrival]:
@@ -230,7 +232,7 @@ class ClusterEngine(Engine):
             return Round()
         self._changed()
         with self._lost(f"learning {arrivals[0].tick.name}"):
-            # Packed here, once, and not for each of them.
+            # Packed once here, not once for each worker.
             told = pickle.dumps((FlatTensors.of(total_observed(arrivals)), self._pace()))
             due = self._due
             done: list[LearnedHere] = self._pool.call("learn", told, due)
@@ -242,9 +244,10 @@ class ClusterEngine(Engine):
 
     @property
     def _due(self) -> Due | None:
-        """What the commit needs that follows as soon as an increment is learned, if one does.
+        """Content of the commit that directly follows an increment, if one does.
 
-        Not the state, where something may come before: the gate's verdict, or, in a store, that weights have diverged.
+        The state is not included if another step may come first: the gate's verdict, or, in a store, the check for
+        divergence.
         """
         if self.job.publish.every > 1:
             return None
@@ -252,7 +255,7 @@ class ClusterEngine(Engine):
         return Due(gathers=not self._saves_meanwhile, version=self._next if saves else None)
 
     def _changed(self) -> None:
-        """What was told with what was learned is not what workers have now."""
+        """Forget the workers' last reports, which are out of date."""
         self._handover, self._learned = None, []
 
     def _pace(self) -> Pace:
@@ -261,7 +264,7 @@ class ClusterEngine(Engine):
         return self.job.cluster.interval.pace(self._steps, learner.batch_size * learner.accumulate)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Let all workers do it."""
+        """Let all workers apply the actions."""
         if weights is not None or orders != Orders(verdict=orders.verdict):
             self._changed()
         with self._lost("following orders"):
@@ -285,7 +288,7 @@ class ClusterEngine(Engine):
         handed, news = self._handed_over(gathers=not self._saves_meanwhile), self._members.news
         weights = self._begin_writing(version) if self._saves_meanwhile else self._keep(version, handed)
         self._next = version + 1
-        # Where states are objects, or some are kept for longer, workers do not remove their own.
+        # If states are objects, or some are kept for longer, workers do not remove their own.
         workers_sweep = self._states.are_files and not self.job.publish.keeps_older
         return Saving(
             weights,
@@ -302,8 +305,8 @@ class ClusterEngine(Engine):
         )
 
     def _keep(self, version: int, handed: Handover) -> Callable[[Callable[[], bool]], Weights]:
-        """Let all workers save, if they have not with what they learned."""
-        # Who is to have no others beside it next goes on at once, while the version is written.
+        """Let all workers save, if they have not saved with the increment."""
+        # With a fixed number of replicas, workers take the next increment while the version is written.
         then = "receive" if self._members.wanted.fixed and not self._ended else ""
         due = self._due
         kept = due is not None and due.version == version
@@ -317,7 +320,7 @@ class ClusterEngine(Engine):
         return lambda given_up: handed.weights.tensors()
 
     def _begin_writing(self, version: int) -> Callable[[Callable[[], bool]], Weights]:
-        """Let all workers write their state while they learn on."""
+        """Let all workers write their state while they learn."""
         token = uuid4().hex[:8]
         keys = [f"written/{token}/{rank.number}" for rank in self.ranks]
         with self._lost(f"saving version {version}"):
@@ -325,31 +328,31 @@ class ClusterEngine(Engine):
         return partial(self._written, version, keys)
 
     def _written(self, version: int, keys: Sequence[str], given_up: Callable[[], bool]) -> Weights:
-        """Wait for all workers, and put the weights together that the first replica's have written."""
+        """Wait for all workers, and join the weights that those of the first replica have written."""
         told = await_all(self._written_store, keys, given_up)
         first = [rank for rank in self.ranks if rank.replica == 0]
         return take_shards([rank.state(self.directory, version) for rank in first], told[0])
 
     def _settle(self) -> None:
-        """Wait until no worker is writing any more."""
+        """Wait until no worker is writing."""
         if self._saves_meanwhile:
             with self._lost("writing a version"):
                 self._pool.call("settle")
 
     def _regroups(self) -> bool:
-        """Whether there are to be more or fewer replicas from now on."""
+        """Return whether the number of replicas changes now."""
         with self._lost("looking for more workers"):
             return self._recruiter.regroups()
 
     def _committed(self, version: int) -> None:
-        """Spares that were used may be made anew."""
+        """Note a commit: used spares may be replaced."""
         self._version = version
         self._exports.committed(version)
         with self._lost(f"going on after version {version}"):
             self._pool.committed()
 
     def not_finite(self) -> str | None:
-        """The name of a weight that is not finite; each worker looks at its own part, where the whole is not needed."""
+        """Name of a weight that is not finite. Each worker checks its own part if the whole weights are not needed."""
         if not self._saves_meanwhile:
             return super().not_finite()
         if self._learned:
@@ -359,7 +362,7 @@ class ClusterEngine(Engine):
         return next(filter(None, found), None)
 
     def leaving(self) -> str:
-        """The workers on nodes that are being drained, and whether the node of this process is one of them."""
+        """Workers on nodes that are being drained, and whether the node of this process is one of them."""
         with self._lost("looking for nodes that leave"):
             found = self._leaving.noticed(self._nodes)
         return f"cluster: the node of {', '.join(found)} is being drained" if found else ""
@@ -373,7 +376,7 @@ class ClusterEngine(Engine):
         return self._handed_over().weights.tensors()
 
     def _handed_over(self, *, gathers: bool = True) -> Handover:
-        """What the first replica hands over, with the weights or without; asked for once until something changes."""
+        """The first replica's part of a commit, with or without the weights; requested once until something changes."""
         if self._handover is None or (gathers and not self._handover.weights.layout.places):
             with self._lost("gathering the weights"):
                 self._handover = self._pool.call_first("hand_over", gathers=gathers)
@@ -381,7 +384,7 @@ class ClusterEngine(Engine):
         return self._handover
 
     def close(self) -> None:
-        """End the workers, and Ray too if we started it."""
+        """End the workers, and Ray if it was started here."""
         if hasattr(self, "_pool"):
             self._pool.close()
         if hasattr(self, "_shared"):
@@ -390,17 +393,17 @@ class ClusterEngine(Engine):
 
     @contextmanager
     def _lost(self, doing: str) -> Iterator[None]:
-        """Say what the loss of a worker, or of Ray itself, means for the run."""
+        """Add to the error of a lost worker, or of Ray, its effect on the run."""
         try:
             self._actors.require()
             yield
-        except RayTaskError:  # what a worker's own code, or the user's, has raised
+        except RayTaskError:  # an error of a worker's own code, or of the user's
             raise
         except (EngineError, RayError) as lost:
             stands = (
                 "nothing is committed yet; run the same command again to start over"
                 if self._version is None
-                else f"version {self._version} is committed and intact; run the same command again to go on from it"
+                else f"version {self._version} is committed and intact; run the same command again to continue from it"
             )
             kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
             if kind is WorkerLost:

@@ -1,4 +1,4 @@
-"""A Ray to run on: the one that is there, or one of our own that ends with us. All of `incr` starts Ray here."""
+"""Connection to a Ray cluster, or to a Ray that this process starts and ends. All of `incr` starts Ray here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-# Before ray is imported: it would take the accelerators from workers that ask for none, and warn that this will change.
+# Set before ray is imported. Otherwise Ray hides the accelerators from workers that request none, and warns of a
+# change.
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 
 import ray
@@ -22,31 +23,35 @@ from incr_core.errors import EngineError, JobError
 __all__ = ["Session", "quietly", "require_ray"]
 
 STORE_BYTES = 200_000_000
-"""Shared memory of our own Ray: it carries weights at commits, and nothing else that is large."""
+"""Shared memory of a Ray started here. It carries weights at commits, and nothing else that is large."""
 
 PATIENCE = 10.0
-"""Seconds in which a Ray cluster must take a connection."""
+"""Seconds in which a Ray cluster must accept a connection."""
 
 SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-"""An empty SETTINGS frame of HTTP/2 (RFC 9113, 3.4), with whose type, the fourth byte, client and server both begin."""
+"""An empty SETTINGS frame of HTTP/2 (RFC 9113, 3.4). Client and server both begin with its type, the fourth byte."""
 
 MISMATCH = re.compile(r"Version mismatch: The cluster was started with:\s+Ray: (\S+)\s+Python: (\S+)")
-"""How Ray says that it is another one."""
+"""Ray's message about a cluster of another version."""
 
 OURS = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_worker_niceness": "0"}
-"""What a Ray of our own is started with, unless the user has set it: no telemetry, and workers as important as we are,
-for their signs of life must not come late on a busy host."""
+"""Environment of a Ray started here, unless the user has set it: no telemetry, and the priority of this process for
+workers, so that their signs of life are on time on a busy host."""
 
 
 class Session:
     """Attach to a Ray cluster, or start one on this machine.
 
-    address: "auto" or "host:port"; "local" for a Ray of our own whatever else runs here; None: RAY_ADDRESS, which
-    `ray job submit` sets, else a Ray of our own. slots: CPUs that a Ray of our own says it has.
+    A process that is already connected to Ray keeps that connection.
 
-    In a process that is connected to a Ray already, that one is used, and left as it was.
+    Args:
+        address: "auto" or "host:port"; "local" starts a new Ray even if another one runs here; None means RAY_ADDRESS,
+            which `ray job submit` sets, or else a new Ray.
+        slots: CPUs that a new Ray declares.
 
-    Raises JobError where there is no Ray at the address, EngineError where one of our own does not start.
+    Raises:
+        JobError: There is no Ray at the address.
+        EngineError: A new Ray does not start.
     """
 
     def __init__(self, address: str | None, slots: int) -> None:
@@ -63,14 +68,16 @@ class Session:
 
     @property
     def host(self) -> str:
-        """The address under which workers reach this process."""
+        """Address under which workers reach this process."""
         address: str = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         return address
 
     def close(self) -> None:
-        """Leave the cluster, and end it if it is our own. A Ray that was there before us in this process stays.
+        """Disconnect, and stop a Ray that was started here. A connection that existed before remains. May be called
+        twice.
 
-        Raises EngineError where it does not stop. May be called twice.
+        Raises:
+            EngineError: Ray does not stop.
         """
         if self.started:
             self.started = False
@@ -79,24 +86,24 @@ class Session:
                     ray.shutdown()
                 except Exception as error:
                     raise EngineError(
-                        f"ray: expected it to stop, got {_told(error)}; what was committed is intact; `ray stop` on "
-                        "this machine ends what is left of it"
+                        f"ray: expected it to stop, got {_told(error)}; commits are intact; `ray stop` on "
+                        "this machine ends its remaining processes"
                     ) from error
                 gc.collect()
 
 
 def require_ray() -> None:
-    """EngineError where this process is connected to no Ray any more: most of Ray's calls would start another one."""
+    """Raise EngineError if this process is not connected to Ray. Most of Ray's calls would then start a new Ray."""
     if not ray.is_initialized():
         raise EngineError(
-            "ray: expected the Ray that the engine began on, got none: something in this process has stopped it; "
-            "run the same command again to go on from the last commit"
+            "ray: expected the Ray cluster on which the engine began, got none: something in this process has stopped "
+            "it; run the same command again to continue from the last commit"
         )
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Ignore what Ray warns of while it starts and stops: its own affairs, files that it leaves to the collector."""
+    """Ignore Ray's warnings at its start and stop about files that it leaves to the garbage collector."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
@@ -107,14 +114,14 @@ def _start(slots: int) -> None:
         os.environ.setdefault(setting, value)
     try:
         ray.init(
-            address="local",  # never one that somebody else happens to run here
+            address="local",  # never a Ray of another user on this machine
             num_cpus=slots,
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
             object_store_memory=STORE_BYTES,
         )
-    except Exception as error:  # Ray raises bare Exceptions too, such as when its daemons take long to start
+    except Exception as error:  # Ray raises plain Exceptions too, for example when its daemons start slowly
         _leave()
         raise EngineError(
             f"ray: expected a Ray of our own to start on this machine, got {_told(error)}; try again when the machine "
@@ -140,13 +147,13 @@ def _attach(address: str) -> None:
 
 
 def _leave() -> None:
-    """End what was begun before Ray refused to start; that it cannot be ended either adds nothing."""
+    """Stop what Ray started before it failed. An error of the stop adds no information."""
     with suppress(Exception):
         ray.shutdown()
 
 
 def _knock(address: str) -> None:
-    """OSError where nobody listens at "host:port", or nobody who speaks gRPC: Ray would go on asking for minutes."""
+    """Raise OSError if no gRPC server answers at "host:port". Ray would try for minutes."""
     if not (match := re.fullmatch(r"([^/\s]+):(\d+)", address)):
         return
     with socket.create_connection((match[1], int(match[2])), PATIENCE) as connection:
@@ -154,9 +161,9 @@ def _knock(address: str) -> None:
             connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + SETTINGS)
             answer = connection.recv(len(SETTINGS))
             if answer[3:4] != SETTINGS[3:4]:
-                raise ConnectionError("somebody answers there, but not as Ray does")
+                raise ConnectionError("a server answers there, but it is not Ray")
 
 
 def _told(error: BaseException) -> str:
-    """An error of Ray in a line."""
+    """Ray's error as one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split()) or 'no reason'}"

@@ -1,6 +1,7 @@
-"""Docstrings on the site (an extension of griffe): examples become code, which Markdown would take for quotations.
+"""Docstrings on the site (an extension of griffe): examples become code blocks. Markdown would render them as
+quotations.
 
-Links in descriptions of keys are those of docs/job.md, and are moved to where the reference is.
+Links in descriptions of keys are relative to docs/job.md, and are rewritten for the reference's place.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from griffe import Extension, Object
 __all__ = ["FencedExamples", "fenced"]
 
 EXAMPLE = re.compile(r"^(?P<indent> *)>>> .*\n?(?:(?P=indent).*\S.*\n?)*", re.MULTILINE)
-"""An example of doctest, up to the next empty line."""
+"""A doctest example, up to the next empty line."""
 
 LINK = re.compile(r"\]\((?=[\w.#])(?P<place>[\w./-]+\.md)?(?P<anchor>#[\w-]+)?\)")
-"""A link of a description of a key, as docs/job.md has it."""
+"""A link in a key's description, as docs/job.md has it."""
 
 
 class FencedExamples(Extension):
-    """Fence the examples in all docstrings."""
+    """Puts the examples in all docstrings into code fences."""
 
     def on_instance(self, *, obj: Object, **kwargs: Any) -> None:
         """Called by griffe for each object that it has read."""
@@ -29,19 +30,21 @@ class FencedExamples(Extension):
 
 
 def fenced(text: str) -> str:
-    r"""A docstring with its examples in fences.
+    r"""Return a docstring with its examples in code fences.
 
-    >>> fenced("Add.\n\n>>> 1 + 1\n2\n\nNo more.").splitlines()
-    ['Add.', '', '```pycon', '>>> 1 + 1', '2', '```', '', 'No more.']
+    Example:
+        >>> fenced("Add.\n\n>>> 1 + 1\n2\n\nNo more.").splitlines()
+        ['Add.', '', '```pycon', '>>> 1 + 1', '2', '```', '', 'No more.']
     """
     return EXAMPLE.sub(lambda found: _fence(found[0].rstrip("\n"), found["indent"]) + "\n", text).rstrip("\n")
 
 
 def _from_reference(link: re.Match[str]) -> str:
-    """A link as the pages in `reference/` have it.
+    """Return a link as the pages in `reference/` need it.
 
-    >>> LINK.sub(_from_reference, "[a](cluster.md#gpus), [b](#experts), [c](../examples/flights/README.md)")
-    '[a](../cluster.md#gpus), [b](../job.md#experts), [c](../project/examples/flights/README.md)'
+    Example:
+        >>> LINK.sub(_from_reference, "[a](cluster.md#gpus), [b](#experts), [c](../examples/flights/README.md)")
+        '[a](../cluster.md#gpus), [b](../job.md#experts), [c](../project/examples/flights/README.md)'
     """
     place = link["place"] or "job.md"
     place = f"../project/{place.removeprefix('../')}" if place.startswith("../") else f"../{place}"

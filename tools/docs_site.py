@@ -1,6 +1,6 @@
-"""Hooks of mkdocs: the pages of the site that are not in `docs/`, and links between them and those that are.
+"""Hooks of mkdocs: pages of the site that are not in `docs/`, and the links between them and those that are.
 
-The site also shows CONTRIBUTING, SECURITY, CHANGELOG and the examples, which stay where they are in the repository, and
+The site also shows CONTRIBUTING, SECURITY, CHANGELOG and the examples, which are elsewhere in the repository, and
 pages that are generated at each build: the API of each public package, and the command line from its parser.
 """
 
@@ -23,7 +23,7 @@ from incr_core.commands.cli import parsers
 
 ROOT = Path(__file__).parent.parent
 PROJECT = "project/"
-"""Where the site has files of the repository that are outside of `docs/`."""
+"""Places on the site of repository files outside of `docs/`."""
 REFERENCE = "reference/"
 LINK = re.compile(r"\]\((?P<target>[^)#\s:]+)(?P<anchor>#[^)\s]*)?\)")
 """A Markdown link to a file, not to an address and not within the page."""
@@ -33,8 +33,8 @@ log = logging.getLogger("mkdocs.plugins.docs_site")
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Add the files of the repository that the site shows, and the generated pages that the navigation names."""
-    for pattern in (*SHOWN, "examples/*/*.yaml"):
+    """Add the repository files that the site shows, and the generated pages in the navigation."""
+    for pattern in (*SHOWN, "examples/*/*.yaml", "examples/*/*.ipynb"):
         for path in sorted(ROOT.glob(pattern)):
             place = path.relative_to(ROOT).as_posix()
             files.append(File.generated(config, PROJECT + place, abs_src_path=str(path)))
@@ -47,19 +47,20 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Point links that cross the border of `docs/` at the pages of the site."""
+    """Rewrite links across the border of `docs/` to the pages of the site."""
     known = set(files.src_uris)
     return LINK.sub(lambda link: _moved(link, page.file.src_uri, known), markdown)
 
 
 def _moved(link: re.Match[str], page: str, known: set[str]) -> str:
-    """A link of a page as the site has it.
+    """Return a link of a page as the site needs it.
 
-    >>> link = LINK.search("[laws](../examples/flights/)")
-    >>> _moved(link, "results.md", {"project/examples/flights/README.md"})
-    '](project/examples/flights/README.md)'
-    >>> _moved(LINK.search("[laws](docs/design.md#laws)"), "project/CONTRIBUTING.md", {"design.md"})
-    '](../design.md#laws)'
+    Example:
+        >>> link = LINK.search("[laws](../examples/flights/)")
+        >>> _moved(link, "results.md", {"project/examples/flights/README.md"})
+        '](project/examples/flights/README.md)'
+        >>> _moved(LINK.search("[laws](docs/design.md#laws)"), "project/CONTRIBUTING.md", {"design.md"})
+        '](../design.md#laws)'
     """
     source = page.removeprefix(PROJECT) if page.startswith(PROJECT) else f"docs/{page}"
     target = posixpath.normpath(posixpath.join(posixpath.dirname(source), link["target"]))
@@ -73,7 +74,7 @@ def _moved(link: re.Match[str], page: str, known: set[str]) -> str:
 
 
 def _named(nav: Any) -> Iterator[str]:
-    """The pages that a navigation names."""
+    """Yield the pages in a navigation."""
     if isinstance(nav, str):
         yield nav
     elif isinstance(nav, dict):
@@ -85,13 +86,14 @@ def _named(nav: Any) -> Iterator[str]:
 
 
 def command_line() -> str:
-    """The reference of the command line: the help of each command, 100 columns wide.
+    """Return the reference of the command line: the help of each command, 100 columns wide.
 
-    >>> "usage: incr versions [-h] DIR" in command_line()
-    True
+    Example:
+        >>> "usage: incr versions [-h] DIR" in command_line()
+        True
     """
     lines = ["# The command line", "", "`incr COMMAND --help` prints the same text.", ""]
-    with mock.patch.dict(os.environ, COLUMNS="100"):  # where argparse looks for the width
+    with mock.patch.dict(os.environ, COLUMNS="100"):  # argparse reads the width there
         for name, command in parsers()[1].items():
             lines += [f"## incr {name}", "", "```text", command.format_help().rstrip(), "```", ""]
     return "\n".join(lines)

@@ -1,7 +1,7 @@
 """The reference of the job file, from the sections in `incr_core/job`: `python -m tools.job_reference` writes it.
 
-Two files show it: `incr_core/commands/job_reference.json`, which `incr explain` reads without importing torch, and the
-tables of docs/job.md, each between `<!-- keys: SECTION -->` and `<!-- end -->`.
+It is written to two files: `incr_core/commands/job_reference.json`, which `incr explain` reads without importing torch,
+and docs/job.md, whose tables are each between `<!-- keys: SECTION -->` and `<!-- end -->`.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ NAMES: dict[str, Mapping[str, Any]] = {
     "model.adapt": ADAPTATIONS,
     "federated.aggregation": AGGREGATIONS,
 }
-"""Keys that name a part, and the names that there are; an installed package, or a module, may add others."""
+"""Keys that name a part, and the available names. An installed package or a module may add others."""
 
 SIMPLE = {
     str: "text",
@@ -57,10 +57,12 @@ TABLE = re.compile(r"(<!-- keys: (\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
 def entries(
     model: type[BaseModel] = JobFile, prefix: str = "", engines: Sequence[str] = Section.engines
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every key of a job, in order, with its type, default, engines, names and description; sections before their keys.
+    """Return every key of a job, in order, with its type, default, engines, names and description; sections before
+    their keys.
 
-    >>> dict(entries())["learner.batch_size"]["type"]
-    'whole number, at least 1'
+    Example:
+        >>> dict(entries())["learner.batch_size"]["type"]
+        'whole number, at least 1'
     """
     for name, field in model.model_fields.items():
         key, section = prefix + name, _section(field.annotation)
@@ -80,7 +82,8 @@ def entries(
 
 
 def _section(annotation: Any) -> type[BaseModel] | None:
-    """The section that a key holds, alone or in a list; None where a table only names a part and its arguments."""
+    """Return the section that a key holds, alone or in a list; None for a table that only names a part and its
+    arguments."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return None if annotation.model_config.get("extra") == "allow" else annotation
     found = (_section(inner) for inner in get_args(annotation))
@@ -88,7 +91,7 @@ def _section(annotation: Any) -> type[BaseModel] | None:
 
 
 def _kind(field: FieldInfo) -> str:
-    """What a key takes, in words."""
+    """Describe the values of a key."""
     bounds = [text for one in field.metadata for text in _bounds(one)]
     return ", ".join([_of(field.annotation), *bounds])
 
@@ -119,7 +122,7 @@ def _bounds(metadata: Any) -> Iterator[str]:
 
 
 def _default(field: FieldInfo) -> str | None:
-    """The default as TOML has it; None where there is none, "required" where a value must be given."""
+    """Return the default as TOML; None if there is none, "required" if a value must be given."""
     if field.is_required():
         return "required"
     value = field.get_default(call_default_factory=True)
@@ -135,13 +138,13 @@ def _toml(value: Any) -> str | None:
 
 
 def page(text: str, keys: Mapping[str, Mapping[str, Any]]) -> str:
-    """The text of docs/job.md with its tables made of these entries."""
+    """Return the text of docs/job.md with its tables made of these entries."""
     tables = {found[2] for found in TABLE.finditer(text)}
     return TABLE.sub(lambda found: f"{found[1]}{_table(found[2], keys, tables)}{found[3]}", text)
 
 
 def _table(section: str, keys: Mapping[str, Mapping[str, Any]], tables: Collection[str]) -> str:
-    """The keys of a section, with those of tables inside it that have no table of their own; of "job" the sections."""
+    """Return the keys of a section, and of tables inside it without a table in the page; for "job", the sections."""
     rows = ["| key | type | default | meaning |", "|---|---|---|---|"]
     for key, entry in keys.items():
         above = [other for other in tables if key.startswith(f"{other}.")]

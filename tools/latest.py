@@ -1,11 +1,11 @@
-"""The newest versions that there are of what we depend on: `make latest` runs the tests on them.
+"""The newest available versions of the dependencies: `make latest` runs the tests on them.
 
     python -m tools.latest               # requirements for pip: the direct dependencies without upper bounds
-    python -m tools.latest --installed   # what the environment has that is not what `locks/dev.txt` says
+    python -m tools.latest --installed   # differences between the environment and `locks/dev.txt`
 
-So a change upstream is seen before users meet it. torch stays the one of the lock: without a bound, pip may take a
-build for CUDA of several GB where the CPU's would do. Set INCR_LATEST_TORCH to a requirement (`torch`, `torch>=2.14`)
-to try another.
+Changes of dependencies are thus noticed before users meet them. torch keeps the version of the lock: without a bound,
+pip may choose a CUDA build of several GB instead of the CPU build. Set INCR_LATEST_TORCH to a requirement (`torch`,
+`torch>=2.14`) to try another version.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ ROOT = Path(__file__).parent.parent
 
 
 def direct(project: Mapping[str, Any], extra: str | None = None) -> Iterator[str]:
-    """The requirements of a `[project]` table, or of an extra of it, those of the extras that it names included.
+    """Yield the requirements of a `[project]` table or of one of its extras, including those of extras that it names.
 
-    >>> project = {"name": "it", "optional-dependencies": {"all": ["it[a,b]"], "a": ["x==1"], "b": ["y[fast]>=2,<3"]}}
-    >>> list(direct(project, "all"))
-    ['x==1', 'y[fast]>=2,<3']
+    Example:
+        >>> extras = {"all": ["it[a,b]"], "a": ["x==1"], "b": ["y[fast]>=2,<3"]}
+        >>> project = {"name": "it", "optional-dependencies": extras}
+        >>> list(direct(project, "all"))
+        ['x==1', 'y[fast]>=2,<3']
     """
     for requirement in project["optional-dependencies"][extra] if extra else project["dependencies"]:
         found = re.match(r"(?P<name>[\w.-]+)(?:\[(?P<extras>[\w,-]+)\])?", requirement)
@@ -42,28 +44,30 @@ def direct(project: Mapping[str, Any], extra: str | None = None) -> Iterator[str
 
 
 def loosened(requirement: str) -> str:
-    """A requirement without upper bounds. The lower ones stay, or pip may take a version from years ago.
+    """Return a requirement without upper bounds. Lower bounds stay, or pip may choose a version from years ago.
 
-    >>> loosened("ray[default]>=2.55,<2.56"), loosened("ruff==0.17.6")
-    ('ray[default]>=2.55', 'ruff>=0.17.6')
-    >>> loosened("pfl>=0.6,<0.7; python_version < '3.13'")
-    "pfl>=0.6; python_version < '3.13'"
+    Example:
+        >>> loosened("ray[default]>=2.55,<2.56"), loosened("ruff==0.17.6")
+        ('ray[default]>=2.55', 'ruff>=0.17.6')
+        >>> loosened("pfl>=0.6,<0.7; python_version < '3.13'")
+        "pfl>=0.6; python_version < '3.13'"
     """
     bounds, marked, marker = requirement.partition(";")
     return re.sub(r",?<=?[\w.]+", "", bounds).replace("==", ">=") + marked + marker
 
 
 def read_lock(name: str) -> dict[str, str]:
-    """Package -> version of a lock."""
+    """Return package -> version of a lock."""
     lines = (ROOT / f"locks/{name}.txt").read_text().splitlines()
     return dict(line.split("==") for line in lines if not line.startswith("#"))
 
 
 def compared(lock: Mapping[str, str], installed: Mapping[str, str]) -> list[str]:
-    """A line for each package whose installed version is another than the lock's, or that the lock does not have.
+    """Yield a line for each package whose installed version differs from the lock's or that the lock lacks.
 
-    >>> compared({"ray": "2.55.1", "six": "1.17", "old": "1"}, {"ray": "2.56.0", "six": "1.17", "new": "1.0"})
-    ['new: none -> 1.0', 'old: 1 -> none', 'ray: 2.55.1 -> 2.56.0']
+    Example:
+        >>> compared({"ray": "2.55.1", "six": "1.17", "old": "1"}, {"ray": "2.56.0", "six": "1.17", "new": "1.0"})
+        ['new: none -> 1.0', 'old: 1 -> none', 'ray: 2.55.1 -> 2.56.0']
     """
     return [
         f"{name}: {lock.get(name, 'none')} -> {installed.get(name, 'none')}"
@@ -73,7 +77,7 @@ def compared(lock: Mapping[str, str], installed: Mapping[str, str]) -> list[str]
 
 
 def main(arguments: list[str]) -> None:
-    """Print what the module's docstring says."""
+    """Print the output that the module's docstring describes."""
     lock = read_lock("dev")
     if arguments == ["--installed"]:
         found = {

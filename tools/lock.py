@@ -1,8 +1,8 @@
 """Lock all versions, direct and transitive: `make lock` writes `locks/*.txt`, pip's constraints for an install.
 
-Plain pip resolves each set from scratch, without installing it, and its report is what the lock says. A lock names
-no index and no build: `torch==2.13.0` is met by the CPU build as by any other, and what only a CUDA build of torch
-asks for is left out. So it holds wherever pip finds these versions.
+pip resolves each set from scratch without installing it, and its report becomes the lock. A lock names no index and no
+build: the CPU build of torch satisfies `torch==2.13.0` as any other does, and packages that only a CUDA build of torch
+requires are left out. So the lock holds wherever pip finds these versions.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ from typing import Any
 __all__ = ["SETS", "locked", "main"]
 
 SETS = {"dev": "dev", "bench": "dev,bench", "mlflow": "dev,mlflow"}
-"""Lock -> extras. They cannot live together: pfl needs dp-accounting below 0.6, mlflow holds pyarrow at 25."""
+"""Lock -> extras. They cannot be combined: pfl needs dp-accounting below 0.6, mlflow keeps pyarrow at 25."""
 
 ROOT = Path(__file__).parent.parent
 CUDA = re.compile(r"nvidia|cuda|triton")
 
 
 def locked(report: Mapping[str, Any]) -> dict[str, str]:
-    """Name -> version of all that pip would install, without ourselves, builds of torch and what CUDA brings.
+    """Return name -> version of all that pip would install, without incr, builds of torch and packages for CUDA.
 
-    >>> torch, own = {"name": "torch", "version": "2.13.0+cpu"}, {"name": "incr", "version": "0.1.0"}
-    >>> locked({"install": [{"metadata": torch}, {"metadata": own}]})
-    {'torch': '2.13.0'}
+    Example:
+        >>> torch, own = {"name": "torch", "version": "2.13.0+cpu"}, {"name": "incr", "version": "0.1.0"}
+        >>> locked({"install": [{"metadata": torch}, {"metadata": own}]})
+        {'torch': '2.13.0'}
     """
     found = {}
     for entry in report["install"]:
@@ -41,7 +42,7 @@ def locked(report: Mapping[str, Any]) -> dict[str, str]:
 
 
 def resolve(extras: str) -> dict[str, Any]:
-    """What pip would install for these extras into an empty environment."""
+    """Return pip's report of an install of these extras into an empty environment."""
     pip = [sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-"]
     done = subprocess.run([*pip, f".[{extras}]"], cwd=ROOT, stdout=subprocess.PIPE, check=True)
     report: dict[str, Any] = json.loads(done.stdout)

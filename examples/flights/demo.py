@@ -1,4 +1,4 @@
-"""Keep a model of late flights current, in three engines, and print what each of them got.
+"""Keep a model of late flights current on three engines, and print the results.
 
 python -m examples.flights.demo          January to March, every engine
 python -m examples.flights.demo --full   the whole year, every engine
@@ -32,7 +32,7 @@ ENGINES = {
 
 
 def run(engine: str, settings: Sequence[str], out: Path) -> dict[str, Any]:
-    """Run the job on an engine; returns its summary."""
+    """Run the job on an engine; return its summary."""
     command = [sys.executable, "-m", "incr_core.commands.cli", "run", str(HERE / "job.toml"), "--on", engine, "--json"]
     for setting in settings:
         command += ["--set", setting]

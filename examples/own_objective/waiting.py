@@ -1,4 +1,4 @@
-"""A made-up stream: how long people wait, which depends on how many there are, and on luck."""
+"""A synthetic stream: waiting times, which depend on the numbers of people in the queue and at work, and on chance."""
 
 from __future__ import annotations
 

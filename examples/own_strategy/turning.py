@@ -1,4 +1,4 @@
-"""A made-up stream whose truth turns: which side of a line a point lies on, while the line rotates."""
+"""A synthetic stream whose concept rotates: the label is the side of a line, and the line turns."""
 
 from __future__ import annotations
 

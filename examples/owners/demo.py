@@ -1,9 +1,9 @@
-"""Three airports keep a model of late flights current together, and none shows a flight to anybody.
+"""Three airports keep a model of late flights current together, and no airport shows its flights to the others.
 
-python -m examples.owners.demo
+    python -m examples.owners.demo
 
-Each airport has its flights of January to March in a folder of its own, and a client; a SuperLink of Flower carries
-what they send. The same job then runs simulated, on one table of all flights: it comes to the same model.
+Each airport has a folder with its flights of January to March, and a client. A SuperLink of Flower carries their
+messages. The same job then runs in a simulation, on one table of all flights, and learns the same model.
 """
 
 from __future__ import annotations
@@ -34,11 +34,11 @@ AIRPORTS = ("EWR", "JFK", "LGA")
 MONTHS = "2013-0[1-3]-*.parquet"
 INCR = [sys.executable, "-m", "incr_core.commands.cli"]
 COMMON = ["features.classes=[0, 1]", "baselines={}"]
-"""What the job must say where nobody looks at the data first."""
+"""Settings that the job must contain because no process reads the data before the run."""
 
 
 def make_homes(homes: Path) -> None:
-    """Give each airport its flights, and its client's file; nobody else may read them."""
+    """Write each airport's flights and its client's file to a folder that only its user can read."""
     shutil.rmtree(homes, ignore_errors=True)
     for airport in AIRPORTS:
         (homes / airport / "flights").mkdir(parents=True)
@@ -50,7 +50,8 @@ def make_homes(homes: Path) -> None:
             mine = table.filter(pc.equal(table["origin"], airport))
             pq.write_table(mine, homes / airport / "flights" / path.name)
     for airport in AIRPORTS:
-        # An owner holds back what is over fewer than ten rows; here all is told, so that the models can be compared.
+        # By default an owner withholds figures over fewer than ten rows. Here all are sent, so that the models can be
+        # compared.
         told = '[data]\npath = "flights"\nsettle = "0s"\n\n[privacy]\nmin_rows = 1\n\n[columns]\n'
         (homes / airport / f"{airport}.toml").write_text(told + "".join(f'{name} = "{name}"\n' for name in columns))
         (homes / airport).chmod(0o700)
@@ -58,7 +59,7 @@ def make_homes(homes: Path) -> None:
 
 @contextmanager
 def federation(homes: Path) -> Iterator[str]:
-    """A SuperLink, and each airport's client; gives the SuperLink's address, and ends them all."""
+    """Start a SuperLink and each airport's client, yield the SuperLink's address, and end them all."""
     with socket.create_server(("127.0.0.1", 0)) as found:
         address = f"127.0.0.1:{found.getsockname()[1]}"
     host, port = address.split(":")
@@ -86,13 +87,13 @@ def federation(homes: Path) -> Iterator[str]:
 
 
 def listens(host: str, port: int) -> bool:
-    """Whether somebody listens there."""
+    """Return whether a server listens there."""
     with socket.socket() as probe:
         return probe.connect_ex((host, port)) == 0
 
 
 def run(out: Path, *settings: str) -> dict[str, Any]:
-    """Run the job federated; returns its summary."""
+    """Run the job federated; return its summary."""
     shutil.rmtree(out, ignore_errors=True)
     command = [*INCR, "run", str(FLIGHTS / "job.toml"), "--on", "federated", "--json", "--out", str(out)]
     for setting in (*COMMON, *settings):
@@ -107,7 +108,7 @@ def run(out: Path, *settings: str) -> dict[str, Any]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Give each airport its flights, let them learn together, and compare with a simulation on all flights."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="where homes and run directories go")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of homes and run directories")
     options = parser.parse_args(arguments)
     prepare(["--out", str(FLIGHTS / "data")])
     homes = (options.out / "owners-homes").absolute()

@@ -1,4 +1,4 @@
-"""Card payments of which one in a hundred is fraud; drawn, hour by hour."""
+"""A synthetic stream of card payments, hour by hour. One in a hundred is fraud."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,7 @@ BEGIN = np.datetime64("2024-03-01T00:00:00", "us")
 
 
 def hours() -> Iterator[pa.Table]:
-    """A table an hour. Halfway, fraud moves from large amounts abroad to many small ones at night."""
+    """Yield a table an hour. Halfway, fraud changes from large amounts abroad to many small amounts at night."""
     draw = np.random.default_rng(0)
     for hour in range(HOURS):
         fraud = draw.random(ROWS) < 0.01

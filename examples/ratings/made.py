@@ -1,4 +1,4 @@
-"""A made-up stream: stars that people give to films, a day at a time, and the films that they choose."""
+"""A synthetic stream of ratings, day by day: the stars that users give to films, and the films that they choose."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ USERS, FILMS, TASTES = 400, 150, 4
 
 
 def days(count: int = 60, rows: int = 300) -> Iterator[dict[str, np.ndarray]]:
-    """Yield a table a day: who saw which film, the stars, and 1 for having chosen it.
+    """Yield a table a day: user, film, stars, and 1 for a film that the user chose.
 
-    A user has a level and a taste, a film a level, a taste and a popularity. People choose what suits their taste.
-    Users are numbered in the order in which they join.
+    A user has a level and a taste. A film has a level, a taste and a popularity. Users choose films that suit their
+    taste. They are numbered in the order in which they join.
     """
     draw = np.random.default_rng(0)
     level, quality = draw.normal(0, 0.4, USERS), draw.normal(0, 0.5, FILMS)

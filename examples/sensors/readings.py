@@ -1,4 +1,4 @@
-"""A machine read every ten minutes while it wears; drawn, a day at a time."""
+"""A synthetic stream of a machine's readings, every ten minutes while it wears, a day at a time."""
 
 from collections.abc import Iterator
 
@@ -10,7 +10,8 @@ BEGIN = np.datetime64("2024-01-01T00:00:00", "us")
 
 
 def days() -> Iterator[pa.Table]:
-    """A table a day: readings, and the power drawn. From day 10 to day 30 the same readings come to mean more power."""
+    """Yield a table a day: readings, and the power drawn. From day 10 to day 30 the same readings come to mean more
+    power."""
     draw = np.random.default_rng(0)
     step = np.arange(A_DAY)
     for day in range(DAYS):

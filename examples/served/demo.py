@@ -1,10 +1,11 @@
-"""The closed loop: flights are predicted over HTTP, their labels come back when they have landed, and the model learns.
+"""The closed loop: flights are predicted over HTTP, their labels return after landing, and the model learns them.
 
-python -m examples.served.demo
+    python -m examples.served.demo
 
-Three processes: `incr serve` answers and keeps what it has answered; `incr run --follow` learns the labelled rows that
-the server writes, a day at a time, and publishes; this one replays February, asking for each flight at its departure
-and telling what became of it when it is known. Beside it stands the same job that reads the same days from files.
+There are three processes. `incr serve` answers requests and stores its answers. `incr run --follow` learns the labelled
+rows that the server writes, a day at a time, and publishes versions. This process replays February: it requests a
+prediction of each flight at its departure and sends the label when it is known. For comparison, the same job reads the
+same days from files.
 """
 
 from __future__ import annotations
@@ -40,21 +41,22 @@ FLIGHTS = Path(__file__).parent.parent / "flights"
 INCR = [sys.executable, "-m", "incr_core.commands.cli"]
 START = date(2013, 2, 1)
 SLOT = timedelta(minutes=10)
-"""How far time goes between two requests: what is known by its beginning is told, what departs in it is asked."""
+"""Time between two requests. Labels known at its beginning are sent, and predictions of flights that depart in it
+requested."""
 
 APART, SWAPS = 0.005, 20
-"""How far the AUC over HTTP may be from that of files, and how often the champion must have changed meanwhile."""
+"""Maximum difference of the AUC over HTTP from that of files, and minimum number of changes of the champion."""
 
 SETTINGS = ["baselines={}", "publish.every=1", "features.classes=[0, 1]"]
 ASKED = [
     *("minute_of_day", "distance", "duration", "carrier", "flight", "origin", "dest", "hour", "weekday"),
     *("temp", "dewp", "humid", "wind_dir", "wind_speed", "wind_gust", "precip", "pressure", "visib"),
 ]
-"""What is known of a flight when it is to leave."""
+"""Return the columns of a flight that are known before it leaves."""
 
 
 class Client:
-    """Asks for flights and tells what became of them; it notes every answer."""
+    """Requests predictions of flights and sends their labels. It records every answer."""
 
     def __init__(self, url: str) -> None:
         self._address = url.removeprefix("http://").strip()
@@ -66,11 +68,11 @@ class Client:
         self.labels: list[int] = []
 
     def connect(self) -> None:
-        """Connect anew: the server closes what is idle for some seconds."""
+        """Connect again: the server closes a connection that is idle for some seconds."""
         self._connection = http.client.HTTPConnection(self._address, timeout=600)
 
     def ask(self, path: str, document: Any = None) -> Any:
-        """The answer to a request, which must be one."""
+        """Return the answer to a request, which must be given."""
         body = None if document is None else json.dumps(document)
         self._connection.request("GET" if body is None else "POST", path, body, {"Content-Type": "application/json"})
         answer = self._connection.getresponse()
@@ -81,7 +83,7 @@ class Client:
         return json.loads(read) if "json" in answer.headers["Content-Type"] else read.decode()
 
     def predict(self, flights: Sequence[dict[str, Any]]) -> list[str]:
-        """Ask for flights; their ids."""
+        """Request predictions of flights; return their ids."""
         rows = [{name: row[name] for name in ASKED} | {"predict_at": row["predict_at"].isoformat()} for row in flights]
         answer = self.ask("/predict", {"rows": rows})
         self.answers += [found["probability"] for found in answer["predictions"]]
@@ -91,7 +93,7 @@ class Client:
         return ids
 
     def tell(self, known: Sequence[tuple[str, dict[str, Any]]]) -> None:
-        """Tell what became of flights."""
+        """Send the labels of flights."""
         labels = [
             {
                 "id": name,
@@ -110,10 +112,14 @@ class Client:
 def replay(
     client: Client, flights: pa.Table, days: int, learned: int, out: Path, running: subprocess.Popen[str]
 ) -> None:
-    """Ask for the flights of some days and tell their labels, each when its time has come.
+    """Request predictions of the flights of some days and send their labels, each when its time has come.
 
-    What is known by midnight is learned by the version that answers for the next day; the server writes it when the
-    first label of that day has come. learned: how many rows are learned before the first. running: who learns.
+    Labels known by midnight are learned by the version that answers on the next day. The server writes them when the
+    first label of that day arrives.
+
+    Args:
+        learned: Rows that are learned before the first day.
+        running: The process that learns.
     """
     rows, due = flights.to_pylist(), 0
     waiting: list[tuple[datetime, str, dict[str, Any]]] = []
@@ -139,7 +145,7 @@ def replay(
 
 
 def wait_for(client: Client, out: Path, rows: int, running: subprocess.Popen[str]) -> None:
-    """Wait until the version that has learned so many rows answers."""
+    """Wait until the version that has learned this many rows answers."""
     until(lambda: learned_by(out, rows) is not None, running)
     version = learned_by(out, rows) or 0
     client.connect()
@@ -147,7 +153,7 @@ def wait_for(client: Client, out: Path, rows: int, running: subprocess.Popen[str
 
 
 def until(holds: Callable[[], bool], running: subprocess.Popen[str]) -> None:
-    """Wait until something holds, as long as the run goes on."""
+    """Wait until a condition holds, as long as the run continues."""
     while not holds():
         if running.poll() is not None:
             raise SystemExit("the run has ended before its time")
@@ -155,7 +161,7 @@ def until(holds: Callable[[], bool], running: subprocess.Popen[str]) -> None:
 
 
 def learned_by(out: Path, rows: int) -> int | None:
-    """The version by which so many rows are learned; None where there is none yet."""
+    """Return the version by which this many rows are learned; None if there is none yet."""
     try:
         summary = json.loads((out / "summary.json").read_text())
     except FileNotFoundError:
@@ -165,7 +171,8 @@ def learned_by(out: Path, rows: int) -> int | None:
 
 @contextmanager
 def process(command: Sequence[str], first: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
-    """A process, and the line that begins with `first`, which it says when it is ready; it is ended afterwards."""
+    """Start a process and yield it with the line that begins with `first`, which reports that it is ready; end it
+    afterwards."""
     started = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     assert started.stdout is not None
     try:
@@ -180,7 +187,7 @@ def process(command: Sequence[str], first: str) -> Iterator[tuple[subprocess.Pop
 
 
 def job_in(home: Path) -> str:
-    """The flights job without what is told before the label: how late flights left, while they are in the air."""
+    """Return the flights job without labels known before landing: the departure delay of flights in the air."""
     document = tomllib.loads((FLIGHTS / "job.toml").read_text())
     document["features"]["rate"] = [rate for rate in document["features"]["rate"] if "known_at" not in rate]
     (home / "job.toml").write_text(tomli_w.dumps(document))
@@ -188,14 +195,14 @@ def job_in(home: Path) -> str:
 
 
 def settings(path: str) -> list[str]:
-    """The options of a run on these rows."""
+    """Return the options of a run on these rows."""
     return [part for setting in [f'stream.path="{path}"', *SETTINGS] for part in ("--set", setting)]
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
-    """Serve, learn and replay; then learn the same days from files, and print both."""
+    """Serve, learn and replay. Then learn the same days from files, and print both results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("runs"), help="where data and run directories go")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of data and run directories")
     parser.add_argument("--days", type=int, default=28, help="of February to replay (%(default)s)")
     parser.add_argument("--one-in", type=int, default=1, metavar="N", help="take each Nth flight alone (%(default)s)")
     options = parser.parse_args(arguments)
@@ -210,7 +217,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         table = pq.read_table(path)
         table = table.take(np.arange(0, len(table), options.one_in))
         pq.write_table(table, whole / path.name)
-        if path.stem < str(START):  # what lands in February would take the run there before it is asked
+        if path.stem < str(START):  # later labels would move the run into February before the predictions are requested
             pq.write_table(table.filter(pc.less(table["label_at"], begin)), live / path.name)
     end = str(START + timedelta(days=options.days))
     for path in whole.glob("*.parquet"):

@@ -1,4 +1,4 @@
-"""Support tickets of three kinds as lists of token ids; drawn, a day at a time."""
+"""A synthetic stream of support tickets of three kinds, as lists of token ids, a day at a time."""
 
 from collections.abc import Iterator
 
@@ -10,12 +10,12 @@ KINDS = ["billing", "delivery", "fault"]
 
 
 def days() -> Iterator[pa.Table]:
-    """A table a day. Each kind has words of its own, of which more come into use as days pass; 0 pads."""
+    """Yield a table a day. Each kind has its own words, of which more are used as days pass; 0 pads."""
     draw = np.random.default_rng(0)
     for day in range(DAYS):
         known = 30 + 5 * day  # of a kind's hundred words
         kind = draw.integers(0, len(KINDS), ROWS)
-        tokens = draw.integers(301, VOCABULARY, (ROWS, LENGTH))  # words that tell nothing
+        tokens = draw.integers(301, VOCABULARY, (ROWS, LENGTH))  # words that say nothing about the kind
         own = draw.random((ROWS, LENGTH)) < 0.3
         tokens[own] = (1 + 100 * kind[:, None] + draw.integers(0, known, (ROWS, LENGTH)))[own]
         length = draw.integers(6, LENGTH + 1, ROWS)

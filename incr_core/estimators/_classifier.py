@@ -1,4 +1,4 @@
-"""A classifier that goes on learning."""
+"""Incremental classifier."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ __all__ = ["IncrementalClassifier"]
 
 
 class IncrementalClassifier(ClassifierMixin, Incremental):  # type: ignore[misc]  # sklearn has no types
-    """A classifier over numeric columns that is kept current, and keeps what it knew, by strategies of one's choice.
+    """A classifier over numeric columns that learns incrementally and retains earlier knowledge by strategies.
 
-    `fit` starts anew; `partial_fit` learns one more increment. Missing values (NaN) may be there.
+    `fit` starts from scratch. `partial_fit` learns one more increment. Missing values (NaN) are allowed.
 
     Args:
-        hidden: widths of the hidden layers; none gives a linear model.
-        strategies: what keeps the past: names ("replay"), names with arguments ({"name": "replay", "capacity": 500}),
-            or `Strategy` objects, of which each fit takes a copy.
-        optimizer: its name, and lr: its learning rate; or all of its arguments, {"name": "sgd", "lr": 0.1}.
-        batch_size: rows of a step.
-        passes: how often `partial_fit` goes over its rows.
-        max_iter: how often `fit` does.
-        random_state: a seed, a `RandomState`, or None for another one each time.
+        hidden: Widths of the hidden layers; none gives a linear model.
+        strategies: Names ("replay"), names with arguments ({"name": "replay", "capacity": 500}), or `Strategy` objects,
+            of which each fit takes a copy.
+        optimizer: A name, or all arguments, {"name": "sgd", "lr": 0.1}.
+        lr: Learning rate, if the optimizer is given by name.
+        batch_size: Rows of a step.
+        passes: Passes over the rows in `partial_fit`.
+        max_iter: Passes over the rows in `fit`.
+        random_state: A seed, a `RandomState`, or None for a random seed.
 
     Attributes:
-        classes_: the labels, sorted.
-        learner_: the `Learner` behind it.
-        n_rows_seen_: rows learned since the last fit.
+        classes_: The labels, sorted.
+        learner_: The underlying `Learner`.
+        n_rows_seen_: Rows learned since the last fit.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -51,14 +52,18 @@ class IncrementalClassifier(ClassifierMixin, Incremental):  # type: ignore[misc]
     classes_: Values
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Learn these rows, (n, features) and labels (n,), from nothing."""
+        """Learn these rows, (n, features) and labels (n,), from scratch."""
         inputs, labels = self._inputs_of(X, y, reset=True)
         check_classification_targets(labels)
         self.classes_ = np.unique(labels)
         return self._fit(inputs, self._targets(labels))
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None) -> Self:
-        """Learn one more increment. classes: all labels that will ever come; the first call must say them."""
+        """Learn one more increment.
+
+        Args:
+            classes: All labels that will ever occur. The first call must name them.
+        """
         new = self._is_new()
         inputs, labels = self._inputs_of(X, y, reset=new)
         check_classification_targets(labels)
@@ -70,13 +75,13 @@ class IncrementalClassifier(ClassifierMixin, Incremental):  # type: ignore[misc]
         elif classes is not None and not np.array_equal(np.unique(classes), self.classes_):
             raise ValueError(
                 f"classes={classes!r}: expected those of the first call to partial_fit, {self.classes_!r}; "
-                "fit anew to learn others"
+                "call fit to learn others"
             )
         self._learn(inputs, self._targets(labels), self.passes)
         return self
 
     def predict_proba(self, X: Any) -> Values:
-        """The probability of each class, (n, classes), in the order of `classes_`."""
+        """Return the probability of each class, (n, classes), in the order of `classes_`."""
         check_is_fitted(self, "learner_")
         answers = self._answers(X).double().numpy()
         if len(self.classes_) == 1:
@@ -87,7 +92,7 @@ class IncrementalClassifier(ClassifierMixin, Incremental):  # type: ignore[misc]
         return told
 
     def predict(self, X: Any) -> Values:
-        """The likeliest class of each row, (n,)."""
+        """Return the most probable class of each row, (n,)."""
         places = self.predict_proba(X).argmax(axis=1)
         told: Values = self.classes_[places]
         return told

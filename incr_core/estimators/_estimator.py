@@ -1,4 +1,4 @@
-"""What the estimators share: parameters, the learner behind them, and how they are copied and pickled."""
+"""Common parts of the estimators: parameters, the underlying learner, copies and pickles."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ StrategyLike = str | Mapping[str, Any] | Strategy
 
 
 class Incremental(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
-    """A multilayer perceptron over normalised numbers (`models.TableMLP`), learned by the update rule (`Learner`).
+    """A multilayer perceptron over normalised numbers (`models.TableMLP`), trained by the update rule (`Learner`).
 
-    Subclasses say what targets are, and what the model's output is for.
+    Subclasses define the targets and the use of the model's output.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Incremental(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
     def _new_learner(self, seed: int) -> Learner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            # In float64, so that a row's answer does not depend on the rows beside it: scikit-learn checks 1e-7.
+            # In float64, so that a row's answer does not depend on the other rows: scikit-learn checks 1e-7.
             model = TableMLP(TableShape(self.n_features_in_, 0, 0, self._outputs()), tuple(self.hidden)).double()
             objective = self._objective()
         strategies, named = self._strategies(), self.optimizer
@@ -88,7 +88,7 @@ class Incremental(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return Learner(model, objective, optimizer, strategies, batch_size=self.batch_size, seed=seed)
 
     def _begin(self) -> None:
-        """Start from nothing: of the columns that were just seen."""
+        """Start from scratch, with the columns of the current rows."""
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         self.learner_ = self._new_learner(self._seed)
         self.n_rows_seen_ = 0
@@ -126,7 +126,8 @@ class Incremental(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return tags
 
     def __getstate__(self) -> dict[str, Any]:
-        """Parameters and what was learned: tensors and plain values, from which the learner is made again."""
+        """State for pickle: parameters and learned values as tensors and plain values, from which the learner is built
+        again."""
         state = dict(super().__getstate__())
         if (learner := state.pop("learner_", None)) is not None:
             state["_weights"] = {name: value.clone() for name, value in learner.weights().items()}
@@ -134,7 +135,7 @@ class Incremental(BaseEstimator):  # type: ignore[misc]  # sklearn has no types
         return state
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        """Make the learner again, and give it what it had learned."""
+        """Build the learner again and restore its learned values."""
         state = dict(state)
         weights, learned = state.pop("_weights", None), state.pop("_learned", None)
         super().__setstate__(state)

@@ -1,4 +1,4 @@
-"""A row at a time, as river has it: features by name, `learn_one` and `predict_one`."""
+"""Interface of river for one row at a time: features by name, `learn_one` and `predict_one`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Row = Mapping[Hashable, float]
 
 
 class _Columns:
-    """The columns of rows that are told by name: those of the first row. What a row lacks is missing (NaN)."""
+    """Names of the columns, from the first row. A column that a later row lacks is missing (NaN)."""
 
     def __init__(self) -> None:
         self.names: list[Hashable] = []
@@ -27,15 +27,18 @@ class _Columns:
 
 
 class OneRowClassifier:
-    """An `IncrementalClassifier` whose rows come one by one: `learn_one`, `predict_proba_one`, `predict_one` of river.
+    """An `IncrementalClassifier` for one row at a time: `learn_one`, `predict_proba_one`, `predict_one` of river.
 
-    model: how to learn. classes: all labels that will ever come.
+    Args:
+        model: The classifier.
+        classes: All labels that will ever occur.
 
-    >>> model = OneRowClassifier(IncrementalClassifier(hidden=[], random_state=0), classes=["no", "yes"])
-    >>> for step in range(400):
-    ...     model = model.learn_one({"x": step % 2, "z": 1.0}, ["no", "yes"][step % 2])
-    >>> model.predict_one({"x": 1.0, "z": 1.0}), sorted(model.predict_proba_one({"x": 0.0}))
-    ('yes', ['no', 'yes'])
+    Example:
+        >>> model = OneRowClassifier(IncrementalClassifier(hidden=[], random_state=0), classes=["no", "yes"])
+        >>> for step in range(400):
+        ...     model = model.learn_one({"x": step % 2, "z": 1.0}, ["no", "yes"][step % 2])
+        >>> model.predict_one({"x": 1.0, "z": 1.0}), sorted(model.predict_proba_one({"x": 0.0}))
+        ('yes', ['no', 'yes'])
     """
 
     def __init__(self, model: IncrementalClassifier, classes: list[Any]) -> None:
@@ -48,28 +51,29 @@ class OneRowClassifier:
         return self
 
     def predict_proba_one(self, x: Row) -> dict[Any, float]:
-        """Class -> its probability; all alike before anything was learned."""
+        """Return class -> probability; equal probabilities before any row was learned."""
         if not self._columns.names:
             return dict.fromkeys(self.classes, 1.0 / len(self.classes))
         told = self.model.predict_proba(self._columns.of(x))[0]
         return dict(zip(self.model.classes_.tolist(), told.tolist(), strict=True))
 
     def predict_one(self, x: Row) -> Any:
-        """The likeliest class."""
+        """Return the most probable class."""
         told = self.predict_proba_one(x)
         return max(told, key=lambda name: told[name])
 
 
 class OneRowRegressor:
-    """An `IncrementalRegressor` whose rows come one by one: `learn_one` and `predict_one` of river.
+    """An `IncrementalRegressor` for one row at a time: `learn_one` and `predict_one` of river.
 
-    >>> model = OneRowRegressor(IncrementalRegressor(hidden=[], random_state=0))
-    >>> model.predict_one({"x": 1.0})
-    0.0
-    >>> for step in range(400):
-    ...     model = model.learn_one({"x": step % 10}, 5.0 * (step % 10))
-    >>> 30 < model.predict_one({"x": 9.0}) < 60
-    True
+    Example:
+        >>> model = OneRowRegressor(IncrementalRegressor(hidden=[], random_state=0))
+        >>> model.predict_one({"x": 1.0})
+        0.0
+        >>> for step in range(400):
+        ...     model = model.learn_one({"x": step % 10}, 5.0 * (step % 10))
+        >>> 30 < model.predict_one({"x": 9.0}) < 60
+        True
     """
 
     def __init__(self, model: IncrementalRegressor) -> None:
@@ -82,5 +86,5 @@ class OneRowRegressor:
         return self
 
     def predict_one(self, x: Row) -> float:
-        """Its value; 0 before anything was learned."""
+        """Return the predicted value; 0 before any row was learned."""
         return float(self.model.predict(self._columns.of(x))[0]) if self._columns.names else 0.0

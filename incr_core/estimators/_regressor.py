@@ -1,4 +1,4 @@
-"""A regressor that goes on learning."""
+"""Incremental regressor."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ __all__ = ["IncrementalRegressor"]
 
 
 class IncrementalRegressor(RegressorMixin, Incremental):  # type: ignore[misc]  # sklearn has no types
-    """A regressor over numeric columns that is kept current; its parameters are those of `IncrementalClassifier`.
+    """A regressor over numeric columns that learns incrementally. Its parameters are those of `IncrementalClassifier`.
 
-    Targets are standardised by what has been learned, so their unit does not matter.
+    Targets are standardised by running statistics, so their unit does not matter.
 
     Example:
         >>> rng = np.random.default_rng(0)
@@ -31,7 +31,7 @@ class IncrementalRegressor(RegressorMixin, Incremental):  # type: ignore[misc]  
     """
 
     def fit(self, X: Any, y: Any) -> Self:
-        """Learn these rows, (n, features) and values (n,), from nothing."""
+        """Learn these rows, (n, features) and values (n,), from scratch."""
         inputs, values = self._inputs_of(X, y, reset=True)
         return self._fit(inputs, _targets(values))
 
@@ -45,7 +45,7 @@ class IncrementalRegressor(RegressorMixin, Incremental):  # type: ignore[misc]  
         return self
 
     def predict(self, X: Any) -> Values:
-        """A value for each row, (n,)."""
+        """Return a value for each row, (n,)."""
         told: Values = self._answers(X).double().numpy()
         return told
 

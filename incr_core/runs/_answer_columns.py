@@ -1,4 +1,4 @@
-"""What predictions are told as: the columns of an answer, by the objective."""
+"""Columns in which predictions are returned, by objective."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ __all__ = ["AnswerColumn", "AnswerColumns"]
 
 
 class AnswerColumn(NamedTuple):
-    """The values (B,) of a column of answers; names: of which they are the places, where they are texts."""
+    """Values (B,) of one column of answers. With `names`, the values are indices into them."""
 
     values: np.ndarray[Any, Any]
     names: Sequence[str] | None = None
 
     def listed(self) -> list[Any]:
-        """The values as Python has them.
+        """Return the values as Python objects.
 
-        >>> AnswerColumn(np.array([1, 0]), ["no", "yes"]).listed()
-        ['yes', 'no']
+        Example:
+            >>> AnswerColumn(np.array([1, 0]), ["no", "yes"]).listed()
+            ['yes', 'no']
         """
         values: list[Any] = self.values.tolist()
         return values if self.names is None else [self.names[place] for place in values]
 
 
 class AnswerColumns:
-    """Turns what a learner predicts into columns with names, as `Version.predict` tells them."""
+    """Converts a learner's predictions into named columns, as `Version.predict` returns them."""
 
     def __init__(self, job: Job, objective: Objective) -> None:
         self._kind = job.learner.objective
@@ -40,7 +41,7 @@ class AnswerColumns:
         self._named = job.features.classes not in (None, [0, 1])
 
     def columns(self, found: Tensor, rows: int) -> dict[str, AnswerColumn]:
-        """The columns of the predictions of so many rows."""
+        """Yield the columns of the predictions of `count` rows."""
         kind = self._kind
         if kind == "binary":
             values = found.numpy()

@@ -1,4 +1,4 @@
-"""The baselines of a run: runs of their own, in folders beside it, one after another once it has ended."""
+"""Baselines of a run: separate runs, in folders beside it, that are learned one after another once it has ended."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["baseline_runs", "going_on"]
 
 
 def baseline_runs(directory: Path) -> list[Path]:
-    """The directories of the baselines that a run has begun."""
+    """Directories of the baselines that a run has begun."""
     return [file.parent for file in sorted(directory.glob("baselines/*/job.toml"))]
 
 
 def going_on(directory: Path) -> tuple[Path, str] | None:
-    """Of a run and its baselines, the one that a process learns, and that process; None where none does."""
+    """Return the run or baseline that a process is learning, and that process; None if there is none."""
     for path in (directory, *baseline_runs(directory)):
         if (holder := lock_of(path).holder()) is not None:
             return path, holder if path == directory else f"{holder}, at the baseline {path.name}"

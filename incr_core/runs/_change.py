@@ -1,4 +1,4 @@
-"""Change a run, whoever writes it: at once where nobody does, else through a request that its loop carries out."""
+"""Changes to a run: made at once if no process writes it, else by a request that the writing process carries out."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from incr_core.storage import copy_of
 __all__ = ["change"]
 
 LOOK = 0.1
-"""Seconds between looks at whether it was done."""
+"""Seconds between checks whether the change was made."""
 
 
 def change(
     path: str | Path, action: str, version: int | None = None, *, drop: bool = False, timeout: float = 600.0
 ) -> str:
-    """Do one of `loop.ACTIONS` to a run, and say what was done.
+    """Carry out one of `loop.ACTIONS` on a run; return a sentence about the change.
 
-    A process that learns does it after the increment at hand, or at once where it waits for data on the engine "local".
-    Raises VersionError where the version cannot be had, RunDirectoryError where nothing was done within `timeout`
-    seconds: then the request is taken back.
+    A process that learns carries it out after the current increment, or at once while it waits for data on the engine
+    "local".
+
+    Raises:
+        VersionError: The version is not available.
+        RunDirectoryError: Nothing was done within `timeout` seconds. The request is then withdrawn.
     """
     directory = RunDirectory.open(path)
     if version is not None:
         directory.require(version)
-    if copy_of(directory.path) is not None:  # whoever writes it looks at a copy of its own
+    if copy_of(directory.path) is not None:  # the writing process reads its own working copy
         with directory.alone():
             return carry_out(directory, {"action": action, "version": version, "drop": drop})
     told = {"action": action, "version": version, "drop": drop}
@@ -51,7 +54,7 @@ def change(
                 if "error" in outcome:
                     raise RunDirectoryError(str(outcome["error"]))
                 return str(outcome["done"])
-    finally:  # nobody is to do what is not waited for any more
+    finally:  # a request is not carried out after the wait for it has ended
         if _mine(directory.path, token):
             answer(directory.path, CHANGE)
     with directory.alone():
@@ -59,7 +62,7 @@ def change(
 
 
 def _wait(directory: RunDirectory, holder: str, until: float, expected: str, done: Callable[[], bool]) -> None:
-    """Wait until it is done, or another process holds the run, or none does."""
+    """Wait until the change is made, another process holds the run, or none does."""
     while not done() and directory.holder() == holder:
         if time.monotonic() > until:
             raise RunDirectoryError(
@@ -69,6 +72,6 @@ def _wait(directory: RunDirectory, holder: str, until: float, expected: str, don
 
 
 def _mine(directory: Path, token: str) -> bool:
-    """Whether the request that is there is this one."""
+    """Return whether the stored request is this one."""
     found = request(directory, CHANGE)
     return found is not None and found.get("token") == token

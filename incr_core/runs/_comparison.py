@@ -1,4 +1,4 @@
-"""Several runs side by side: what they came to, and what differs between their jobs."""
+"""Comparison of several runs: their results, and the differences between their jobs."""
 
 from __future__ import annotations
 
@@ -15,18 +15,21 @@ from incr_core.storage import located
 __all__ = ["Compared", "Comparison", "compare"]
 
 ENGINES = ("cluster", "federated")
-"""Sections of a job that mean nothing to a run on another engine."""
+"""Sections of a job that have no effect on a run on another engine."""
 
 MISSING = "-"
-"""What stands where a job does not say something."""
+"""Placeholder for a setting that a job does not contain."""
 
 
 @dataclass(frozen=True)
 class Compared:
-    """What one run came to.
+    """The results of one run.
 
-    name: its folder, or its path where several have the same. metrics: of all predictions so far, made before their
-    rows were learned; rows_scored: how many these are. rows_per_second: of work, without waiting; None where unknown.
+    Attributes:
+        name: Its folder, or its path if several folders have the same name.
+        metrics: Over all predictions so far, each made before its row was learned.
+        rows_scored: Number of these predictions.
+        rows_per_second: Of work, without waiting; None if unknown.
     """
 
     name: str
@@ -41,10 +44,12 @@ class Compared:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Several runs, in the order in which they were named.
+    """Several runs, in the given order.
 
-    metric: the one to look at first, the first run's. settings: of the resolved jobs, those that differ: name -> what
-    each job says. cautions: why figures may not be comparable.
+    Attributes:
+        metric: The main metric of the first run.
+        settings: Settings of the resolved jobs that differ: name -> the value in each job.
+        cautions: Reasons why figures may not be comparable.
     """
 
     runs: list[Compared]
@@ -53,25 +58,28 @@ class Comparison:
     cautions: list[str]
 
     def document(self) -> dict[str, Any]:
-        """For JSON."""
+        """Return the comparison as a document for JSON."""
         return asdict(self)
 
 
 def compare(paths: Sequence[str | Path]) -> Comparison:
     """Compare runs, finished or not.
 
-    Raises ArgumentError for fewer than two, and RunDirectoryError where there is no run.
+    Raises:
+        ArgumentError: There are fewer than two runs.
+        RunDirectoryError: There is no run.
 
-    >>> import tempfile
-    >>> from incr_core.runs import open_run
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
-    >>> for name, hidden in (("small", [4]), ("large", [8])):
-    ...     run = open_run(Path(folder.name, name), stream=rows, label="y", every=2, hidden=hidden).run()
-    >>> found = compare([Path(folder.name, "small"), Path(folder.name, "large")])
-    >>> [one.name for one in found.runs], found.settings, found.metric
-    (['small', 'large'], {'model.hidden': ['[4]', '[8]']}, 'auc')
-    >>> folder.cleanup()
+    Example:
+        >>> import tempfile
+        >>> from incr_core.runs import open_run
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
+        >>> for name, hidden in (("small", [4]), ("large", [8])):
+        ...     run = open_run(Path(folder.name, name), stream=rows, label="y", every=2, hidden=hidden).run()
+        >>> found = compare([Path(folder.name, "small"), Path(folder.name, "large")])
+        >>> [one.name for one in found.runs], found.settings, found.metric
+        (['small', 'large'], {'model.hidden': ['[4]', '[8]']}, 'auc')
+        >>> folder.cleanup()
     """
     if len(paths) < 2:
         raise ArgumentError(f"runs: expected at least two to compare, got {len(paths)}")
@@ -103,10 +111,11 @@ def _metric(run: Compared) -> str:
 
 
 def _flat(value: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
-    """A job's settings by their names, as text.
+    """Flatten a job's settings into text by name.
 
-    >>> dict(_flat({"learner": {"epochs": 1}, "strategy": [{"name": "ewc", "strength": 2.0}, {"name": "replay"}]}))
-    {'learner.epochs': '1', 'strategy': 'ewc (strength 2.0), replay'}
+    Example:
+        >>> dict(_flat({"learner": {"epochs": 1}, "strategy": [{"name": "ewc", "strength": 2.0}, {"name": "replay"}]}))
+        {'learner.epochs': '1', 'strategy': 'ewc (strength 2.0), replay'}
     """
     for name, said in value.items():
         if isinstance(said, Mapping):
@@ -134,7 +143,7 @@ def _differing(jobs: Sequence[Mapping[str, str]], engines: set[str]) -> dict[str
 
 
 def _cautions(runs: Sequence[Compared], jobs: Sequence[Mapping[str, str]]) -> list[str]:
-    """Why these figures may not be comparable."""
+    """List reasons why these figures may not be comparable."""
     told = []
     if len({one.rows_scored for one in runs}) > 1:
         scored = ", ".join(f"{one.name} {one.rows_scored:,}" for one in runs)

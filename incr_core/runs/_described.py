@@ -1,4 +1,4 @@
-"""Describe objects as text that is equal for equal objects, in this process and the next."""
+"""Descriptions of objects that are equal for equal objects, in this process and in later ones."""
 
 from __future__ import annotations
 
@@ -25,10 +25,11 @@ PLAIN = (type(None), bool, int, float, str, bytes, Path, enum.Enum, torch.dtype,
 
 
 def name_of(kind: Any) -> str:
-    """Where a class or function is from: "__main__.Net".
+    """Qualified name of a class or function: "__main__.Net".
 
-    >>> name_of(nn.Linear), name_of(partial(len))
-    ('torch.nn.modules.linear.Linear', 'builtins.len')
+    Example:
+        >>> name_of(nn.Linear), name_of(partial(len))
+        ('torch.nn.modules.linear.Linear', 'builtins.len')
     """
     if isinstance(kind, partial):
         return name_of(kind.func)
@@ -36,10 +37,11 @@ def name_of(kind: Any) -> str:
 
 
 def called(kind: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: str) -> str:
-    """A class or function with arguments, as code calls it.
+    """Describe a class or function with arguments as a call.
 
-    >>> called(nn.Linear, (2,), {"out_features": 1, "bias": False}, "model")
-    'torch.nn.modules.linear.Linear(2, bias=False, out_features=1)'
+    Example:
+        >>> called(nn.Linear, (2,), {"out_features": 1, "bias": False}, "model")
+        'torch.nn.modules.linear.Linear(2, bias=False, out_features=1)'
     """
     told = [described(value, place) for value in args]
     told += [f"{name}={described(kwargs[name], place)}" for name in sorted(kwargs)]
@@ -47,15 +49,16 @@ def called(kind: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], place: s
 
 
 def described(value: Any, place: str) -> str:
-    """A value in words. JobError where nothing tells it from others of its kind.
+    """Describe a value. Raises JobError if no description distinguishes it from others of its kind.
 
-    >>> described({"width": 3, "act": nn.ReLU}, "model")
-    "{'act': torch.nn.modules.activation.ReLU, 'width': 3}"
-    >>> described(object(), "strategies[0]")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: strategies[0]: expected arguments that can be known again when the run goes on, got a
-    builtins.object; give numbers, text, tensors, classes, or lists of these
+    Example:
+        >>> described({"width": 3, "act": nn.ReLU}, "model")
+        "{'act': torch.nn.modules.activation.ReLU, 'width': 3}"
+        >>> described(object(), "strategies[0]")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: strategies[0]: expected arguments that can be known again when the run goes on, got a
+        builtins.object; give numbers, text, tensors, classes, or lists of these
     """
     if isinstance(value, PLAIN):
         return repr(value)
@@ -85,7 +88,7 @@ def described(value: Any, place: str) -> str:
 
 
 def _module(module: nn.Module) -> str:
-    """A module by its class, how it prints, and its weights."""
+    """Describe a module by its class, its printed form and its weights."""
     printed = hashlib.sha256(repr(module).encode()).hexdigest()[:8]
     tensors = {name: value for name, value in module.state_dict().items() if isinstance(value, torch.Tensor)}
     count = sum(value.numel() for value in tensors.values())

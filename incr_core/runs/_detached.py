@@ -1,4 +1,4 @@
-"""A detached run: its loop is in a process that an engine keeps, and starts again where it is lost."""
+"""Detached runs, whose loop is in a process that an engine keeps and restarts after a loss."""
 
 from __future__ import annotations
 
@@ -26,20 +26,23 @@ __all__ = ["detach", "go_on"]
 log = logging.getLogger("incr")
 
 LOOK = 0.1
-"""Seconds between looks at whether a loop has begun."""
+"""Seconds between checks whether a loop has begun."""
 
 EVERY = 0.5
-"""Seconds between two tellings of progress."""
+"""Seconds between reports of progress."""
 
 LEASE = 120.0
-"""Seconds in which a file system gives back the lock of a process whose host is gone."""
+"""Seconds in which a file system releases the lock of a process whose host is gone."""
 
 
 def detach(job: Job, out: str | Path, on: str) -> Detached:
-    """Start the loop of a run in a process that outlives this one; returns what it tells once it has the run.
+    """Start the loop of a run in a process that outlives this one; return its record once it has the run.
 
-    It may have ended by then. Raises JobError where the engine keeps no processes or `out` is an address,
-    RunDirectoryError where the run goes on already.
+    The loop may already have ended by then.
+
+    Raises:
+        JobError: The engine keeps no processes, or `out` is an address.
+        RunDirectoryError: The run is already being learned.
     """
     if is_address(out):
         raise JobError(
@@ -64,14 +67,16 @@ def detach(job: Job, out: str | Path, on: str) -> Detached:
 
 
 def go_on(job: Job, path: Path, on: str, token: str) -> bool:
-    """What the process of a detached loop does: learn, from the last commit where one is there.
+    """Learn from the last commit, if there is one, in the process of a detached loop.
 
-    Returns whether the run has ended: whoever keeps the process must start another one otherwise. What is the job's own
-    fault ends it; what the engine runs on may be there again for the next process.
+    An error that is the job's own fault ends the run. After an error of the engine, the next process may succeed.
+
+    Returns:
+        Whether the run has ended. Otherwise another process must be started.
     """
     found = Detached.read(path)
     if found is None or found.token != token or not found.goes_on:
-        return True  # somebody else has taken the run, or all is done
+        return True  # another process has taken the run, or the run has ended
     _await_lease(path)
     here = found.in_this_process(RunDirectory.open(path).latest() if is_run(path) else None)
     here.write(path)
@@ -91,14 +96,14 @@ def go_on(job: Job, path: Path, on: str, token: str) -> bool:
 
 
 def _await_lease(path: Path) -> None:
-    """Wait while the lock is held by a process that was this loop's: where its host is gone, that takes a while."""
+    """Wait while a former process of this loop holds the lock. If its host is gone, the release takes a while."""
     lock, until = Lock(path / ".lock"), time.monotonic() + LEASE
     while lock.holder() is not None and time.monotonic() < until:
         time.sleep(LOOK)
 
 
 def _learned(job: Job, path: Path, on: str, here: Detached, lost: str) -> Detached:
-    """Learn; returns what is to be told then. lost: who held the run before, in words."""
+    """Learn; return the record of the outcome. `lost` describes the process that held the run before."""
     try:
         with _telling(path) as on_progress:
             learn(job, path, on, on_progress, lost)
@@ -116,12 +121,12 @@ def _learned(job: Job, path: Path, on: str, here: Detached, lost: str) -> Detach
     except Exception as fault:
         log.exception("detached: the run has failed")
         return replace(here, ended="failed", exit_code=1, error=_last_line(fault))
-    # Asked by a person, or by who shuts down the host: then the run goes on elsewhere.
+    # A user asked for it, or the host shuts down: the run then continues elsewhere.
     return replace(here, ended="stopped" if asked(path, STOP) else "", error=error)
 
 
 class _Told(logging.StreamHandler[Any]):
-    """Tells in the run directory what the loop is at, and what it has to say."""
+    """Write the progress of the loop, and its log, to the run directory."""
 
     def __init__(self, path: Path) -> None:
         super().__init__()
@@ -152,5 +157,5 @@ def _telling(path: Path) -> Iterator[OnProgress]:
 
 
 def _last_line(fault: BaseException) -> str:
-    """An error of anybody's code in a line."""
+    """An error of any code as one line."""
     return traceback.format_exception_only(fault)[-1].strip().splitlines()[-1]

@@ -1,4 +1,4 @@
-"""What differs between two versions of a run: weights, metrics, rows, verdicts."""
+"""Differences between two versions of a run: weights, metrics, rows, verdicts."""
 
 from __future__ import annotations
 
@@ -13,13 +13,18 @@ __all__ = ["difference"]
 
 
 def difference(path: str | Path, one: int, other: int) -> dict[str, Any]:
-    """What lies between two versions, as JSON holds it.
+    """Return the differences between two versions as a document for JSON.
 
-    `weights`: for each, the largest change of an entry and the change's share of its norm; None where one of the two
-    has none any more. `metrics`: prequential, up to each, (then, now). `rows`: learned after the first, up to the
-    second. `lineage`: of each, the versions that it goes on from, newest first. `verdicts`: of the gate.
+    Returns:
+        weights: For each weight, the largest change of an entry, and the norm of the change relative to the weight's
+            norm. None if one of the two versions no longer has its weights.
+        metrics: Prequential metrics up to each version, (then, now).
+        rows: Rows learned after the first version and up to the second.
+        lineage: For each version, its preceding versions, newest first.
+        verdicts: Verdicts of the gate.
 
-    Raises VersionError where there is no such version.
+    Raises:
+        VersionError: There is no such version.
     """
     directory = RunDirectory.open(path)
     manifests = {found["version"]: found for found in directory.versions()}
@@ -54,14 +59,14 @@ def _weights(directory: RunDirectory, one: int, other: int) -> dict[str, dict[st
 
 
 def _learned(manifests: dict[int, dict[str, Any]], version: int) -> int:
-    """The version that was learned: of one that was restored, the one that it is again."""
+    """Return the version that was learned: for a version that restores another, the restored one."""
     while (restored := manifests[version].get("restores")) is not None:
         version = restored
     return version
 
 
 def _metrics(directory: RunDirectory, versions: list[int]) -> dict[str, list[float | None]]:
-    """Of each version, also of one that was rolled back."""
+    """Metrics of each version, including versions that were rolled back."""
     told = [directory.table("metrics", version, version, undone=True).to_pylist()[-1:] for version in versions]
     names = dict.fromkeys(name for rows in told for row in rows for name in row if name.startswith("total."))
     return {
@@ -70,7 +75,7 @@ def _metrics(directory: RunDirectory, versions: list[int]) -> dict[str, list[flo
 
 
 def _lineage(manifests: dict[int, dict[str, Any]], version: int) -> list[int]:
-    """The versions before it that are still in it: behind one that was restored comes the one that it restores."""
+    """Return the versions that precede a version. A version that restores another is followed by that one."""
     found, current = list[int](), manifests[version]
     while len(found) < MOST and (parent := current.get("restores", current.get("parent"))):
         found.append(parent)
@@ -79,4 +84,4 @@ def _lineage(manifests: dict[int, dict[str, Any]], version: int) -> list[int]:
 
 
 MOST = 20
-"""Versions of a lineage that are told."""
+"""Versions of a lineage that are included."""

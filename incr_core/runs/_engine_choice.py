@@ -1,4 +1,4 @@
-"""The engine of a run: its name, or an object with its name and settings."""
+"""Choice of a run's engine: its name, or an object with its name and settings."""
 
 from __future__ import annotations
 
@@ -16,25 +16,27 @@ __all__ = ["EngineSettings", "engine_chosen"]
 class EngineSettings(Protocol):
     """An engine with settings: `cluster.Cluster(replicas=2)`, `federated.Federated(clients="carrier")`.
 
-    name: the engine's, which is also that of its section in a job file.
+    Attributes:
+        name: The engine's name, and that of its section in a job file.
     """
 
     name: ClassVar[str]
 
     def settings(self) -> Mapping[str, Any]:
-        """The keys of the section that it sets; the job's own stay for the others."""
+        """The keys of the section that it sets. Other keys keep the job's values."""
         ...
 
 
 def engine_chosen(job: Job, on: str | EngineSettings) -> tuple[type[Engine], Job]:
-    """The engine, and the job with the settings that came with it.
+    """Return the engine, and the job with the engine's settings.
 
-    >>> job = Job.from_document({
-    ...     "stream": {"path": "x.parquet"}, "features": {"label": "y"}, "learner": {"objective": "binary"}
-    ... })
-    >>> kind, same = engine_chosen(job, "local")
-    >>> kind.__name__, same is job
-    ('LocalEngine', True)
+    Example:
+        >>> job = Job.from_document({
+        ...     "stream": {"path": "x.parquet"}, "features": {"label": "y"}, "learner": {"objective": "binary"}
+        ... })
+        >>> kind, same = engine_chosen(job, "local")
+        >>> kind.__name__, same is job
+        ('LocalEngine', True)
     """
     if isinstance(on, str):
         return engine_named(on), job

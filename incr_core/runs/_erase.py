@@ -1,4 +1,4 @@
-"""Carry out a request for erasure: delete given rows from everything that a run keeps of rows."""
+"""Carries out a request for erasure: deletes given rows from everything that a run keeps of rows."""
 
 from __future__ import annotations
 
@@ -38,34 +38,46 @@ __all__ = ["erase", "rows_in_file", "rows_in_source", "rows_where"]
 
 
 def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) -> dict[str, Any]:
-    """Delete rows from what a run keeps of rows, and remember that they are not to be read again.
+    """Delete rows from everything that a run keeps of rows, and record that they must not be read again.
 
-    addresses: columns `fragment`, a file's name as in the ledger, and `offset`, the row's in that file. job: the
-    run's own, where it was made of objects; None: the one that its directory holds.
+    The call deletes the rows in the memories of strategies, with the data kept beside them (DER's answers); rows kept
+    for consolidation, for the comparison of versions, or to be learned later; predictions without a label yet; and
+    values in the quarantine. It does so in the states of all participants and in the run's baselines. Reviews skip the
+    rows from then on.
 
-    Deleted are: the rows in the memories of strategies, with all that is kept beside them (DER's answers); rows kept to
-    consolidate on, to compare versions on, or waiting to be learned; predictions waiting for their labels; the values
-    in the quarantine. It is done in the states of all participants, and in the run's baselines. Reviews leave the rows
-    out from now on. What was worked out of rows stays as it is: weights, class means, rates, metrics, and sums but for
-    those of a closed-form head, out of which rows are taken where their files can be read. A run goes on as one whose
-    memories never drew the rows.
+    Values derived from rows stay: weights, class means, rates, metrics and sums. The exception is the sums of a
+    closed-form head, from which rows are subtracted if their files can be read. The run continues as one whose memories
+    never drew the rows.
 
-    Before anything is changed, every state and quarantine is read; a damaged one, a run or a baseline that is being
-    written, and a memory of prototypes in any of them, from which no row can be taken out, end it there. At the end
-    everything is read back from disk, and a row that is left is an error. After a kill the run does not go on until the
-    same call, or one with the rows in DIR/erasing.parquet, has finished what was begun; it counts what it deleted
-    itself. Rows erased before and learned since, when their labels came, are deleted again.
+    Every state and quarantine is read before anything changes. The call fails at that point if one is damaged, if the
+    run or a baseline is being written, or if one of them has a memory of prototypes, from which no row can be removed.
+    At the end everything is read back from disk, and a row that remains is an error. After a kill the run does not
+    continue until the same call, or one with the rows in DIR/erasing.parquet, has finished; that call counts its own
+    deletions. Rows that were erased earlier and learned since, when their labels arrived, are deleted again.
 
-    Returns counts: `rows` asked for; `learned` of them, in the versions `versions`; `subtracted` of these now from
-    the sums of a closed-form head, and `summed`, which stay in them, with the reason as `summed_because`;
-    `remembered` in memories, `kept` to consolidate on, `waiting` to be learned, `predicted` without a label yet and
-    `compared` on, in the newest states; `quarantined`; `dropped` by limits; `unknown`, in no file met; `states` of
-    participants, those of the baselines too, which were read back and hold none of them. And `elsewhere`,
-    participants that keep their states on disks of their own, where nothing is deleted; `outcomes`, versions with
-    the past outcomes that rates are made of (history.arrow: time, hashed keys and label of a row), which stay and
-    fade with the windows of the rates.
+    Args:
+        directory: The run directory.
+        addresses: Columns `fragment`, a file's name as in the ledger, and `offset`, the row's offset in that file.
+        job: The job, if it was built from objects. Default: the job that the directory holds.
 
-    Raises ArgumentError, CheckpointError, JobError, RunDirectoryError, StorageError or StrategyError.
+    Returns:
+        Counts. `rows`: requested. `learned`: those learned, in the versions `versions`. `subtracted`: those now
+        subtracted from the sums of a closed-form head. `summed`: those that remain in such sums, with the reason
+        `summed_because`. `remembered` in memories, `kept` for consolidation, `waiting` to be learned, `predicted`
+        without a label yet and `compared` on: those deleted from the newest states. `quarantined`: in the quarantine.
+        `dropped`: by limits. `unknown`: in no known file. `states`: states of participants, including those of
+        baselines, that were read back and hold none of the rows. `elsewhere`: participants that keep their states on
+        their own disks, where nothing is deleted. `outcomes`: versions with the past outcomes from which rates are
+        computed (history.arrow: time, hashed keys and label of a row). Outcomes stay, and expire with the windows of
+        the rates.
+
+    Raises:
+        ArgumentError: The addresses are invalid.
+        CheckpointError: A state is damaged.
+        JobError: The job cannot be read, or its rows are with their owners.
+        RunDirectoryError: There is no run, or it is being written.
+        StorageError: A file cannot be read or written.
+        StrategyError: No row can be removed from a memory.
     """
     asked = _once(addresses)
     directory = located(directory)
@@ -84,17 +96,22 @@ def erase(directory: str | Path, addresses: pa.Table, job: Job | None = None) ->
             begin_erasing(run.path, asked)
         each = zip(runs, jobs, memories, strict=True)
         counts = [_erase_in_run(run, one, found, asked) for run, one, found in each]
-        for run in reversed(runs):  # the run itself stays marked until nothing is left to do in its baselines
+        for run in reversed(runs):  # the run itself stays marked until its baselines are done
             finish_erasing(run.path)
     return counts[0] | {"states": sum(count["states"] for count in counts)}
 
 
 def rows_where(directory: str | Path, condition: str, job: Job | None = None) -> tuple[pa.Table, list[str]]:
-    """The addresses of the rows in a run's files of which COLUMN=VALUE holds; any column of theirs will do.
+    """Return the addresses of the rows in a run's files for which COLUMN=VALUE holds, for any column of the files.
 
-    Returns them, and the files that the run has learned from but that are gone, in which nobody can look. A file whose
-    values are of a type that cannot be VALUE has no such row. Raises ArgumentError where that is so of all, or the
-    condition is none; StreamError where a file lacks the column.
+    A file whose column has a type that cannot hold VALUE has no such row.
+
+    Returns:
+        The addresses, and the files that the run has learned from but that no longer exist.
+
+    Raises:
+        ArgumentError: The text is no condition, or VALUE fits the column's type in no file.
+        StreamError: A file lacks the column.
     """
     run = RunDirectory.open(directory)
     job = _job(run, {} if job is None else job.objects_given)
@@ -108,10 +125,14 @@ def rows_where(directory: str | Path, condition: str, job: Job | None = None) ->
 def rows_in_source(
     source: Source, condition: str, learned: Set[str] = frozenset(), *, tolerates: bool = False
 ) -> tuple[pa.Table, set[str]]:
-    """The addresses of the rows of a source of which COLUMN=VALUE holds, and the names of all its files.
+    """Return the addresses of the rows of a source for which COLUMN=VALUE holds, and the names of all its files.
 
-    tolerates: whether a file that cannot be read, and of which no row was `learned`, is no fault. Raises
-    ArgumentError and StreamError, as `rows_where` does.
+    Args:
+        tolerates: Whether to skip a file that cannot be read and from which no row was `learned`.
+
+    Raises:
+        ArgumentError: As for `rows_where`.
+        StreamError: As for `rows_where`.
     """
     column, equals, text = condition.partition("=")
     if not equals:
@@ -122,7 +143,7 @@ def rows_in_source(
         try:
             values = fragment.load([column])[column]
         except StreamError:
-            # Of a file in quarantine no row was learned; of one that is none, somebody must look.
+            # No row of a file in quarantine was learned. Another file that cannot be read is an error.
             if not tolerates or fragment.name in learned:
                 raise
             continue
@@ -143,14 +164,14 @@ def rows_in_source(
 
 
 def rows_in_file(path: str | Path) -> pa.Table:
-    """The addresses that a file lists in its columns `fragment` and `offset`, as the quarantine does."""
+    """Return the addresses that a file lists in its columns `fragment` and `offset`, as the quarantine does."""
     table, _ = read_rows_file(path, SCHEMA.names, expected="a file with the columns fragment and offset")
     found = table.cast(SCHEMA)
     return found.filter(pc.is_valid(found["offset"]))  # a whole file in quarantine has none
 
 
 def _job(run: RunDirectory, objects: Mapping[str, Callable[..., Any]]) -> Job:
-    """What the run was made with, and not what its job.toml finds in the data now."""
+    """The job as the run was created with it, without features that its job.toml would infer from the data now."""
     return Job.from_document(run.job(), place=str(run.path / "job.toml"), objects=objects)
 
 
@@ -167,7 +188,7 @@ def _once(addresses: pa.Table) -> pa.Table:
 
 
 def _check(run: RunDirectory, memories: Memories) -> None:
-    """Read all that an erasure reads; what cannot be read, or holds rows that cannot be taken out, is an error."""
+    """Read everything that an erasure reads. Raises an error for a damaged file or a row that cannot be removed."""
     for memory in memories.values():
         memory.drop(torch.empty(0, dtype=torch.int64))
     for folder, state, _ in _states(run):
@@ -179,14 +200,14 @@ def _check(run: RunDirectory, memories: Memories) -> None:
 
 
 def _states(run: RunDirectory) -> Iterator[tuple[Path, Any, dict[str, Any]]]:
-    """The folder, state and manifest of all that is saved to resume from, by version, oldest first."""
+    """The folder, state and manifest of every saved participant and loop state, by version, oldest first."""
     files = list(run.path.glob("state/*/*/**/state.json"))
     for file in sorted(files, key=lambda file: (int(file.relative_to(run.path).parts[2]), file)):
         yield file.parent, *checkpoint.load(file.parent)
 
 
 def _participants(run: RunDirectory) -> set[str]:
-    """Those who learn now, with rows learned or without; replicas that have left a cluster keep nothing."""
+    """Current participants, with or without learned rows. Replicas that have left a cluster keep nothing."""
     latest = run.latest()
     return set() if latest is None else {*loop_state(run.path, latest)["participants"]}
 
@@ -199,7 +220,7 @@ def _rows_in(folder: Path, state: Any, memories: Memories) -> dict[str, Tensor]:
 
 
 def _erase_in_run(run: RunDirectory, job: Job, memories: Memories, asked: pa.Table) -> dict[str, Any]:
-    """Take the rows out of one run, which nobody else writes; returns the counts of `erase`."""
+    """Delete the rows from one run, which no other process writes; return the counts of `erase`."""
     addresses = _once(pa.concat_tables([erased(run.path), erasing(run.path)]))
     ledger, quarantine = run.table("ledger"), run.table("quarantine")
     newest: dict[str, dict[str, int]] = {}
@@ -215,7 +236,7 @@ def _erase_in_run(run: RunDirectory, job: Job, memories: Memories, asked: pa.Tab
     participants = (one for one in _states(run) if is_participants(one[1]))
     sums = take_out_of_sums(run, job, erasing(run.path), participants)
     run.rewrite("quarantine", lambda table: _without_values(table, addresses))
-    for unfinished in run.path.rglob(".tmp-*"):  # a file that a kill has left half written
+    for unfinished in run.path.rglob(".tmp-*"):  # a file that a kill has left incomplete
         remove(unfinished)
     write_report(run)
     found = {name: sum(counts[name] for counts in newest.values()) for name in KEPT}
@@ -235,18 +256,18 @@ def _erase_in_run(run: RunDirectory, job: Job, memories: Memories, asked: pa.Tab
 
 
 def _held(folder: Path, state: Any, memories: Memories, addresses: pa.Table) -> dict[str, int]:
-    """How many of these rows a participant's state keeps, by the places of `KEPT`."""
+    """Number of these rows that a participant's state keeps, by the places of `KEPT`."""
     ids = ids_of(addresses, _met(state))
     return {place: int(torch.isin(rows, ids).sum()) for place, rows in _rows_in(folder, state, memories).items()}
 
 
 def _met(state: Any) -> list[str]:
-    """The files that a participant has met, by their numbers in its row ids."""
+    """Files that a participant has read, by their numbers in its row ids."""
     return list(state["cursor"]["fragments"]) if state["cursor"] else []
 
 
 def _verify(run: RunDirectory, memories: Memories, addresses: pa.Table) -> int:
-    """Read everything back from disk; returns how many states of participants hold none of the rows, which are all."""
+    """Read everything back from disk; return the number of participants' states, which all hold none of the rows."""
     verified, remedy = 0, "run the same command again"
     for folder, state, _ in _states(run):
         if is_participants(state):
@@ -261,7 +282,7 @@ def _verify(run: RunDirectory, memories: Memories, addresses: pa.Table) -> int:
 
 
 def _fragments(table: pa.Table) -> set[str]:
-    """The files that a ledger or a quarantine names."""
+    """Files that a ledger or a quarantine names."""
     return set(table["fragment"].to_pylist()) if table.num_rows else set()
 
 
@@ -273,13 +294,13 @@ def _among(table: pa.Table, addresses: pa.Table) -> list[bool]:
 
 
 def _without_values(table: pa.Table, addresses: pa.Table) -> tuple[pa.Table, int]:
-    """A quarantine without the values of these rows, and how many rows of it they are."""
+    """Return a quarantine without the values of these rows, and the number of these rows in it."""
     mask = _among(table, addresses)
     values = pc.if_else(pa.array(mask, pa.bool_()), pa.scalar(None, pa.string()), table["value"])
     return table.set_column(table.schema.get_field_index("value"), "value", values), sum(mask)
 
 
 def _learned(ledger: pa.Table, addresses: pa.Table) -> Mapping[str, Any]:
-    """How many of the rows were learned, and in which versions."""
+    """Number of the rows that were learned, and the versions in which they were learned."""
     found = learned_rows(ledger, addresses)
     return {"learned": found.num_rows, "versions": sorted(set(found["version"].to_pylist()))}

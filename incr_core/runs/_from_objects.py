@@ -1,4 +1,4 @@
-"""A run of what Python holds: tables, classes, modules and strategies in the places where a job file has names."""
+"""Runs of Python objects: tables, classes, modules and strategies in places where a job file has names."""
 
 from __future__ import annotations
 
@@ -51,33 +51,37 @@ def open_run(
     strategies: Sequence[str | Mapping[str, Any] | Strategy | type[Strategy]] = (),
     **keys: Any,
 ) -> Run:
-    """The run of these objects in the directory `out`, new or as far as it is; `.run()` learns, or goes on.
+    """Open the run of these objects in the directory `out`, new or existing. `.run()` learns or continues.
 
-    stream: a table of Arrow or pandas, a dict of arrays, a list of tables, each a part of the stream in its order, a
-    torch DataLoader of (inputs, targets) with a fixed order, a function that returns an iterable of these, or the path
-    of files. A run that goes on is given the same tables, and those that are new behind them.
-    label: the column to predict; of a DataLoader, what its targets are called.
-    model: a module's class or a function that makes one, whose weights are drawn from `seed`; a module, which is
-    copied, with the weights it has; the keys of [model], of which `factory` may be such an object too, with its
-    `arguments`; None: the built-in network. A parameter `shape` is given the `TableShape` of the rows.
-    objective, strategies: names, or one's own: a class, or an instance, which travels as its class and arguments.
-    keys: of the sections [stream], [features] and [learner], and `hidden`, `embedding`, `dropout` of the built-in
-    network, by their own names (`every`, `numeric`, `batch_size`, `seed`); other sections whole, as a job file has them
-    (`publish={"every": 10}`).
+    Objects stay in memory. On disk, `job.toml` describes them in words. To continue such a run or to predict with it,
+    call `open_run` with the same objects again; a RunDirectoryError reports differences. An object that has a name in
+    job files is written by its name, and a run of such objects alone needs no Python code later.
 
-    Objects stay in memory: on disk, `job.toml` says what they are in words. So whoever goes on with the run, or
-    predicts with it, calls `open_run` with the same objects again; RunDirectoryError says what differs. Whatever has a
-    name in job files is written by its name, and a run of such alone needs no Python afterwards.
+    Args:
+        out: The run directory.
+        stream: A table of Arrow or pandas, a dict of arrays, a list of tables, each a part of the stream in its order,
+            a torch DataLoader of (inputs, targets) with a fixed order, a function that returns an iterable of these, or
+            the path of files. To continue a run, pass the same tables, followed by the new ones.
+        label: The column to predict. For a DataLoader, a name for its targets.
+        model: A module's class or a function that creates one, with weights drawn from `seed`; a module, which is
+            copied with its weights; the keys of [model], of which `factory` may be such an object too, with its
+            `arguments`; or None for the built-in network. A parameter `shape` receives the `TableShape` of the rows.
+        objective: A name, a class, or an instance, which is recorded as its class and arguments.
+        strategies: As for `objective`.
+        keys: Keys of the sections [stream], [features] and [learner], and `hidden`, `embedding`, `dropout` of the
+            built-in network, by their own names (`every`, `numeric`, `batch_size`, `seed`). Other sections are given
+            whole, as in a job file (`publish={"every": 10}`).
 
-    >>> import tempfile, torch
-    >>> class Net(nn.Sequential):
-    ...     def __init__(self, shape, width):
-    ...         super().__init__(nn.Linear(shape.numeric, width), nn.ReLU(), nn.Linear(width, shape.outputs))
-    >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 0, 1, 1]}
-    >>> with tempfile.TemporaryDirectory() as out:
-    ...     run = open_run(out, stream=rows, label="y", model={"factory": Net, "arguments": {"width": 4}}, every=2)
-    ...     run.run().summary.rows_learned, run.champion.predict(rows).num_rows
-    (4, 4)
+    Example:
+        >>> import tempfile, torch
+        >>> class Net(nn.Sequential):
+        ...     def __init__(self, shape, width):
+        ...         super().__init__(nn.Linear(shape.numeric, width), nn.ReLU(), nn.Linear(width, shape.outputs))
+        >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 0, 1, 1]}
+        >>> with tempfile.TemporaryDirectory() as out:
+        ...     run = open_run(out, stream=rows, label="y", model={"factory": Net, "arguments": {"width": 4}}, every=2)
+        ...     run.run().summary.rows_learned, run.champion.predict(rows).num_rows
+        (4, 4)
     """
     given = _Given()
     document: dict[str, Any] = {"name": Path(out).name or "run", "stream": {}, "features": {}, "model": {}}
@@ -98,16 +102,17 @@ def open_run(
     if given.words:
         document["objects"] = given.words
     job = Job.from_document(document, place="open_run", objects=given.makers).resolved()
-    # How it is spread over an engine is said when it runs; who is told of it may change.
+    # The engine and its settings are chosen when the job runs, and tracking may change.
     refuse_another(out, job.toml(), apart_from=("alerts", "cluster", "federated"), as_now=Job.as_now)
     return Run(out, job)
 
 
 def _section_of(key: str) -> str | None:
-    """The section that a key is of; None where it is a section itself.
+    """Return the section of a key; None for a section.
 
-    >>> _section_of("batch_size"), _section_of("publish")
-    ('learner', None)
+    Example:
+        >>> _section_of("batch_size"), _section_of("publish")
+        ('learner', None)
     """
     if key in WHOLE:
         return None
@@ -118,14 +123,14 @@ def _section_of(key: str) -> str | None:
 
 
 class _Given:
-    """The objects of a run by their names: what makes them, and what they are in words."""
+    """The objects of a run by name: their factories and their descriptions."""
 
     def __init__(self) -> None:
         self.makers: dict[str, Callable[..., Any]] = {}
         self.words: dict[str, str] = {}
 
     def stream(self, tables: Tables) -> str:
-        # What they hold is compared as they are read, so that new ones may come.
+        # The content is compared as it is read, so that new tables may follow.
         self.makers["stream"] = tables
         return OBJECT + "stream"
 
@@ -141,7 +146,7 @@ class _Given:
 
     def _made(self, model: Any, arguments: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(model, nn.Module):
-            # As it is now: what becomes of it afterwards is no matter.
+            # Copied now: later changes of the module have no effect.
             make: Callable[..., Any] = partial(copy.deepcopy, copy.deepcopy(model))
             return {"factory": self._add(name_of(type(model)), make, described(model, "model"))}
         if not callable(model):
@@ -177,7 +182,7 @@ class _Given:
         return {"name": self._add(name_of(kind), partial(kind, *args, **kwargs), called(kind, args, kwargs, place))}
 
     def _add(self, name: str, make: Callable[..., Any], words: str) -> str:
-        """Keep an object under its name, or under its name and a number where that is another's."""
+        """Register an object under its name, or under its name and a number if another object has the name."""
         free = name
         count = 1
         while self.words.get(free, words) != words:
@@ -188,7 +193,7 @@ class _Given:
 
 
 def _taken_apart(made: Any, base: type[Any], place: str) -> tuple[Callable[..., Any], tuple[Any, ...], dict[str, Any]]:
-    """The class of what was given, and the arguments it was made with."""
+    """Return the class of an object, and the arguments of its constructor."""
     if isinstance(made, type) and issubclass(made, base):
         return made, (), {}
     if isinstance(made, base):

@@ -1,4 +1,4 @@
-"""Columns of the rows themselves beside their predictions, so that it can be told which is whose."""
+"""Columns of the rows beside their predictions, to identify each prediction."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["with_columns"]
 
 
 def with_columns(answers: pa.Table, rows: str | Path | Any, keep: Sequence[str], format: str | None) -> pa.Table:
-    """Answers with some columns of the rows behind `row`, of a file (of this format, where its name tells none) or a
+    """Answers with some columns of the rows behind `row`, of a file (of this format, if its name has none) or a
     table.
 
     Raises StreamError where the rows have no such column, ArgumentError where answers have one.

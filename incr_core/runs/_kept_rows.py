@@ -1,4 +1,4 @@
-"""Which single rows a participant's saved state holds, where, and how to delete some."""
+"""Single rows that a participant's saved state holds: their places, and their deletion."""
 
 from __future__ import annotations
 
@@ -17,29 +17,31 @@ from incr_core.rounds import PendingPredictions, Reference, UnconsolidatedRows
 __all__ = ["KEPT", "delete_rows", "is_participants", "memories_of", "rows_kept"]
 
 KEPT = ("remembered", "kept", "waiting", "predicted", "compared")
-"""Where a state keeps rows: in memories, to consolidate on, waiting to be learned, predicted without a label yet, to
-compare versions on."""
+"""Places of rows in a state: memories, rows for consolidation, rows to be learned, predictions without a label yet,
+rows for the comparison of versions."""
 
 Memories = Mapping[str, Memory]
 """The memories of a job's strategies, by their names in a learner's state."""
 
 
 def memories_of(job: Job) -> Memories:
-    """The memories that a job's strategies have."""
+    """Return the memories of a job's strategies."""
     return {
         name: module for name, module in nn.ModuleList(job.strategies()).named_modules() if isinstance(module, Memory)
     }
 
 
 def is_participants(state: Any) -> bool:
-    """Whether a saved state is a participant's, and not the loop's or an outer step's, which know no single row."""
+    """Return whether a saved state is a participant's. States of the loop and of an outer step hold no single row."""
     return isinstance(state, Mapping) and "learner" in state
 
 
 def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]:
     """Ids of the rows that a participant's state keeps, (n,) each, by the places of `KEPT`.
 
-    Raises StrategyError for a memory from which no row can be taken out, CheckpointError for a state of other memories.
+    Raises:
+        StrategyError: No row can be removed from a memory.
+        CheckpointError: The state is of other memories.
     """
     remembered = []
     for name, memory in memories.items():
@@ -58,7 +60,7 @@ def rows_kept(state: Mapping[str, Any], memories: Memories) -> dict[str, Tensor]
 
 
 def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
-    """Take the rows with these ids (n,) out of a participant's state, in place."""
+    """Delete the rows with these ids (n,) from a participant's state, in place."""
     for name, memory in memories.items():
         _load(memory, name, state)
         memory.drop(ids)
@@ -82,14 +84,14 @@ def delete_rows(state: dict[str, Any], memories: Memories, ids: Tensor) -> None:
 
 
 def _at_hand(at_hand: Mapping[str, Any]) -> list[str]:
-    """The names of the batches of the increment at hand."""
+    """Names of the batches of the current increment."""
     return [name for name in ("labelled", "held") if name in at_hand]
 
 
 def _reference(state: Mapping[str, Any]) -> Reference | None:
     if state.get("reference") is None:  # of a job without a gate
         return None
-    reference = Reference(1)  # nothing is added to it
+    reference = Reference(1)  # no row is added to it
     reference.load_state_dict(state["reference"])
     return reference
 
@@ -101,5 +103,5 @@ def _load(memory: Memory, name: str, state: Mapping[str, Any]) -> None:
         memory.load_state_dict(
             {key.removeprefix(prefix): value for key, value in strategies.items() if key.startswith(prefix)}
         )
-    except RuntimeError as error:  # torch names what is missing
+    except RuntimeError as error:  # torch's message names the missing keys
         raise CheckpointError(f"expected the state of memory {name}, got another's: {error}") from error

@@ -1,4 +1,4 @@
-"""Learn a job's stream from its first row, or its last commit, to its end, and that of its baselines."""
+"""Learns a job's stream and those of its baselines, from the first row or the last commit to the end."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ from incr_core.storage import copy_of
 __all__ = ["OnProgress", "learn"]
 
 OnProgress = Callable[[str, Progress], None]
-"""Called with the name of the run (the job's, then each baseline's) and its progress after every increment."""
+"""Receives the name of the run (the job's, then each baseline's) and its progress after every increment."""
 
 
 LOOK = 0.25
-"""Seconds between looks at whether there are new files, where they are waited for."""
+"""Seconds between checks for new files, if the run waits for them."""
 
 
 def learn(
@@ -40,11 +40,13 @@ def learn(
     *,
     follow: bool = False,
 ) -> Job:
-    """Run a job on an engine, in a run directory, and its baselines in this process; returns the job as it was run.
+    """Run a job on an engine in a run directory, and its baselines in this process; return the job as it was run.
 
-    lost: who held the run before, if that one was lost.
-    Files that come to a folder meanwhile are learned too, as if the run had been started again when it ended. follow:
-    wait for more of them until asked to stop, and leave the baselines out.
+    Files that arrive during the run are learned too, as if the run had been started again at its end.
+
+    Args:
+        lost: Description of the process that held the run before, if that one was lost.
+        follow: Wait for more files until asked to stop, and skip the baselines.
     """
     kind, job = engine_chosen(job, on)
     job = job.going_on(out)
@@ -61,7 +63,7 @@ def learn(
 
 
 def _baselines(job: Job) -> dict[str, Job]:
-    """The baselines' jobs by name, checked before the run that they stand beside."""
+    """The baselines' jobs by name, checked before the main run."""
     found: dict[str, Job] = {}
     for name, settings in job.baselines.items():
         if not re.fullmatch(r"\w[\w .-]*", name):
@@ -74,12 +76,12 @@ def _baselines(job: Job) -> dict[str, Job]:
 
 
 def _disk(job: Job, out: Path) -> int | None:
-    """How many bytes the run directory may take; None: any number."""
+    """Maximum number of bytes of the run directory; None for no limit."""
     if job.limits.disk is None:
         return None
     if copy_of(out) is not None:
         raise JobError(
-            "limits.disk: expected a run directory on a disk, got one at an address, whose store has limits of its "
+            "limits.disk: expected a run directory on a disk, got one at an address, whose store has its "
             "own; leave it out, or set publish.keep"
         )
     return int(job.limits.disk * 1e9)
@@ -96,7 +98,7 @@ def _learn_one(
     *,
     follow: bool = False,
 ) -> bool:
-    """Learn to the end of the stream; False where a signal asked to stop before that."""
+    """Learn to the end of the stream. Returns False if a signal requested a stop first."""
     stop = threading.Event()
     fingerprint = f"{kind.name}:{job.fingerprint()}"
     with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep, as_now=Job.as_now) as directory:
@@ -109,7 +111,7 @@ def _learn_one(
             if on_progress is not None:
                 on_progress(name, done)
 
-        # Between two increments a signal must not end the process either.
+        # A signal between two increments must not end the process either.
         signals = set_by_signals(stop) if follow else nullcontext()
         try:
             listing, settle = Listing(), seconds(job.stream.settle)
@@ -135,7 +137,7 @@ def _learn_one(
 
 
 def _come(job: Job, listing: Listing, directory: RunDirectory, settle: float, stop: threading.Event) -> bool:
-    """Wait for something new to learn, or a change that somebody asks for; False where asked to stop."""
+    """Wait for new data or a requested change. Returns False if asked to stop."""
     bad = _bad_files(directory)
     while not stop.is_set() and not asked(directory.path, STOP):
         if listing.is_new(job.files(), bad) or asked(directory.path, CHANGE):
@@ -145,7 +147,7 @@ def _come(job: Job, listing: Listing, directory: RunDirectory, settle: float, st
 
 
 def _more(job: Job, listing: Listing, directory: RunDirectory, settle: float, stop: threading.Event) -> bool:
-    """Whether there is something new to learn, if need be once what is being written now is whole."""
+    """Return whether there is new data, after waiting for a write in progress if necessary."""
     files, bad = job.files(), _bad_files(directory)
     if listing.is_new(files, bad):
         return True
@@ -153,7 +155,7 @@ def _more(job: Job, listing: Listing, directory: RunDirectory, settle: float, st
 
 
 def _bad_files(directory: RunDirectory) -> list[tuple[str, str]]:
-    """The files that could not be used as a whole, and what they were."""
+    """Files that could not be used as a whole, with reasons."""
     table = directory.table("quarantine")
     if "fingerprint" not in table.column_names:
         return []

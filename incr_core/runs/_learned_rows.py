@@ -1,4 +1,4 @@
-"""In which version each of some rows was learned, as the ledger has it."""
+"""Versions in which given rows were learned, by the ledger."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["learned_rows"]
 
 
 def learned_rows(ledger: pa.Table, addresses: pa.Table) -> pa.Table:
-    """Those of the rows that were learned, with the `version`; columns `fragment`, `offset`, `version`."""
+    """Return the rows that were learned, with their `version`; columns `fragment`, `offset`, `version`."""
     found = [SCHEMA.append(pa.field("version", pa.int64())).empty_table()]
     if not ledger.num_rows:
         return found[0]

@@ -1,4 +1,4 @@
-"""Whether rows that a version is measured on were learned by it, and what it came to on rows before it learned them."""
+"""Rows of an evaluation that a version has learned, and its metrics on rows before it learned them."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["prequential_at", "rows_seen"]
 
 
 def rows_seen(directory: Path, job: Job, rows: str | Path, version: int) -> int:
-    """How many rows of a file a version has learned: of a file of the stream, or a copy of one.
+    """Return the number of rows of a file that a version has learned, if it is a file of the stream or a copy of one.
 
-    0 where the file is none of the stream's, or the stream is not one of files that are there.
+    The result is 0 if no file of the stream has these bytes, or if the stream has no files.
     """
     source, file = job.files(), Path(rows)
     if not isinstance(source, FileSource) or not file.is_file():
@@ -37,7 +37,7 @@ def rows_seen(directory: Path, job: Job, rows: str | Path, version: int) -> int:
 
 
 def _same(path: Any, file: Path) -> bool:
-    """Whether a file of the stream is this one, or holds the same bytes."""
+    """Return whether a file of the stream is this one or has the same bytes."""
     try:
         if isinstance(path, Path) and path.samefile(file):
             return True
@@ -47,7 +47,7 @@ def _same(path: Any, file: Path) -> bool:
 
 
 def _most(ledger: pa.Table, name: str) -> int:
-    """One more than the last offset that the ledger has of a fragment."""
+    """One more than the last offset that the ledger has for a fragment."""
     stops = [
         span["stop"]
         for fragment, spans in zip(ledger["fragment"].to_pylist(), ledger["ranges"].to_pylist(), strict=True)
@@ -58,7 +58,7 @@ def _most(ledger: pa.Table, name: str) -> int:
 
 
 def prequential_at(directory: Path, version: int) -> dict[str, float]:
-    """The metrics of all rows predicted before they were learned, up to a version; {} where none were."""
+    """Metrics of all rows predicted before they were learned, up to a version; {} if there are none."""
     table = RunDirectory.open(directory).table("metrics")
     if "version" not in table.column_names:
         return {}

@@ -1,4 +1,4 @@
-"""A run: its directory, what it came to, and what one does with it."""
+"""A run in Python: its directory, its results, and operations on it."""
 
 from __future__ import annotations
 
@@ -30,37 +30,40 @@ __all__ = ["Run", "run"]
 
 
 class Run:
-    """A run in its directory: `incr_core.run` and `open_run` return one, `Run("runs/flights")` opens one that is there.
+    """A run in its directory: `incr_core.run` and `open_run` return one, `Run("runs/flights")` opens an existing one.
 
     A run at an address (`Run("s3://bucket/flights")`) has a working copy, a folder of this process, as its `path`.
+    Everything but the job is read from the directory on each access, so it is current while another process learns.
 
-    job: what it runs; None: the job that the directory holds. All else is read from the directory when it is asked for,
-    so it is the truth of the moment, also while another process learns.
+    Args:
+        path: The run directory, or its address.
+        job: The job. Default: the job that the directory holds.
 
-    >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
-    >>> from incr_core.runs import open_run
-    >>> run = open_run(folder.name, stream=rows, label="y", every=2, hidden=[4]).run()
-    >>> run.summary.rows_learned, [version.rows for version in run.versions], run.champion.number
-    (4, [2, 2], 2)
-    >>> run.promote(1)
-    'champion: version 1 (was 2), until the next one is published'
-    >>> run.champion.number, run.champion.predict({"x": [0.5]}).column_names
-    (1, ['row', 'probability'])
-    >>> folder.cleanup()
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> rows = {"x": [0.0, 1.0, 2.0, 3.0], "y": [0, 1, 0, 1]}
+        >>> from incr_core.runs import open_run
+        >>> run = open_run(folder.name, stream=rows, label="y", every=2, hidden=[4]).run()
+        >>> run.summary.rows_learned, [version.rows for version in run.versions], run.champion.number
+        (4, [2, 2], 2)
+        >>> run.promote(1)
+        'champion: version 1 (was 2), until the next one is published'
+        >>> run.champion.number, run.champion.predict({"x": [0.5]}).column_names
+        (1, ['row', 'probability'])
+        >>> folder.cleanup()
     """
 
     def __init__(self, path: str | Path, job: Job | None = None) -> None:
         self.path = located(path)
         if job is None:
-            RunDirectory.open(self.path)  # or say that there is none
+            RunDirectory.open(self.path)  # raises an error if there is no run
         self._job = job
         self._loaded: Version | None = None
 
     @property
     def job(self) -> Job:
-        """What it runs."""
+        """The job of the run."""
         if self._job is None:
             self._job = Job.from_document(RunDirectory.open(self.path).job(), place=str(self.path / "job.toml"))
         return self._job
@@ -68,21 +71,23 @@ class Run:
     def run(
         self, on: str | EngineSettings = "local", on_progress: OnProgress | None = None, *, follow: bool = False
     ) -> Self:
-        """Learn to the end of the stream, from the last commit where one is there; returns the run itself.
+        """Learn to the end of the stream, from the last commit if there is one; return the run itself.
 
-        on: "local", "cluster" or "federated", or an engine with settings: `cluster.Cluster(replicas=2)`. on_progress:
-        called with the name of the run (the job's, then each baseline's) and its progress after every increment.
+        Files that arrive during the run are learned too. A signal stops the run after the current increment. Then
+        `summary.finished` is False, and the same call continues.
 
-        Files that come to a folder meanwhile are learned too. A signal stops the run after the increment at hand:
-        then `summary.finished` is False, and the same call goes on. follow: wait for more files until a signal, or
-        `stop`, ends it.
+        Args:
+            on: "local", "cluster" or "federated", or an engine with settings: `cluster.Cluster(replicas=2)`.
+            on_progress: Receives the name of the run (the job's, then each baseline's) and its progress after every
+                increment.
+            follow: Wait for more files until a signal or `stop` ends the run.
         """
         self._job = learn(self.job, self.path, on, on_progress, follow=follow)
         return self
 
     @property
     def summary(self) -> Summary:
-        """The numbers of the run; it has finished when its baselines have too."""
+        """The numbers of the run. It has finished when its baselines have finished too."""
         found = Summary.read(self.path)
         for baseline in self.baselines.values():
             if found.finished and not (baseline.exists() and baseline.summary.finished):
@@ -90,12 +95,12 @@ class Run:
         return found
 
     def exists(self) -> bool:
-        """Whether there is a run in the directory, and it has come to a summary."""
+        """Whether the directory holds a run that has a summary."""
         return (self.path / "summary.json").exists()
 
     @property
     def baselines(self) -> dict[str, Run]:
-        """The runs that the job compares itself with, by name."""
+        """The baselines, by name."""
         return {
             name: Run(self.path / "baselines" / name, self.job.with_settings([*settings, "baselines={}"]))
             for name, settings in self.job.baselines.items()
@@ -103,34 +108,36 @@ class Run:
 
     @property
     def versions(self) -> list[VersionRecord]:
-        """Its versions, oldest first."""
+        """The versions, oldest first."""
         return VersionRecord.all_of(self.path)
 
     @property
     def champion(self) -> Version:
-        """The version that is served, ready to predict; every byte verified when it is read."""
+        """The version that is served, ready to predict. Every byte is verified when it is read."""
         if self._loaded is None or self._loaded.number != champion_of(self.path):
             self._loaded = self.version()
         return self._loaded
 
     def version(self, number: int | None = None) -> Version:
-        """A version, ready to predict; the champion if none is named."""
+        """Return a version, ready to predict; default: the champion."""
         return Version.load(self.path, number, self.job)
 
     @property
     def status(self) -> Status:
-        """Where it stands now, also while another process learns."""
+        """Current state of the run, also while another process learns."""
         return Status.of(self.path)
 
     def stop(self, timeout: float = 600.0) -> int | None:
-        """Let the process that learns, wherever it is, commit and end: see `stop`, whose version it returns."""
+        """Ask the process that learns, on any host, to commit and end; return the version, as `stop` does."""
         return stop(self.path, timeout)
 
     def rollback(self, version: int, *, drop: bool = False) -> str:
-        """Undo what was learned since a version: learning goes on from it, under the next number; says what was done.
+        """Undo learning since a version. Learning continues from it under the next number. Returns a sentence about the
+        change.
 
-        It must be one of the newest that keep their state (`publish.states`, by default 2). The rows are pending again,
-        or set aside with `drop`. This and the changes below are made by the process that learns, where there is one.
+        The version must be one of the newest that keep their state (`publish.states`, by default 2). The rows are
+        pending again, or set aside with `drop`. The process that learns, if there is one, makes this change and the
+        ones below.
         """
         return change(self.path, "rollback", version, drop=drop)
 
@@ -139,7 +146,7 @@ class Run:
         return change(self.path, "promote", version)
 
     def pin(self, version: int | None = None) -> str:
-        """Let a version, by default the champion, be the champion until it is unpinned."""
+        """Make a version, by default the champion, the champion until it is unpinned."""
         return change(self.path, "hold" if version is None else "pin", version)
 
     def unpin(self) -> str:
@@ -147,10 +154,11 @@ class Run:
         return change(self.path, "unpin")
 
     def erase(self, rows: pa.Table | str) -> dict[str, Any]:
-        """Delete rows from all that the run keeps of rows: see `erase`, whose counts it returns.
+        """Delete rows from everything that the run keeps of rows; return the counts of `erase`.
 
-        rows: addresses, in columns `fragment` and `offset`; or "COLUMN=VALUE", the rows of the run's files of which
-        this holds.
+        Args:
+            rows: Addresses, in columns `fragment` and `offset`; or "COLUMN=VALUE" for the matching rows of the run's
+                files.
         """
         addresses = rows_where(self.path, rows, self.job)[0] if isinstance(rows, str) else rows
         return erase(self.path, addresses, self.job)
@@ -176,7 +184,9 @@ class Run:
     def write_report(self, tasks: str | Path | None = None) -> Path:
         """Write the page `report.html` again and return its path.
 
-        tasks: a file of labelled rows with the column `features.task`; every version is measured on each of its tasks.
+        Args:
+            tasks: A file of labelled rows with the column `features.task`. Every version is measured on each of its
+                tasks.
         """
         matrix = None if tasks is None else task_matrix(self.path, self.job, tasks)
         return write_report(RunDirectory.open(self.path), matrix)
@@ -185,7 +195,7 @@ class Run:
         return f"Run({told(self.path)!r}): {self._in_words()}"
 
     def _repr_html_(self) -> str:
-        """What a notebook shows."""
+        """Display of the run in a notebook."""
         return f"<b>{escape(self.job.name)}</b> in <code>{escape(told(self.path))}</code>: {escape(self._in_words())}"
 
     def _in_words(self) -> str:

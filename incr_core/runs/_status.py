@@ -1,4 +1,4 @@
-"""What a run is at, from its files: while another process learns, and afterwards."""
+"""Status of a run, read from its files, during and after learning."""
 
 from __future__ import annotations
 
@@ -17,15 +17,23 @@ __all__ = ["Status", "held_back"]
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands, as its files tell it.
+    """Status of a run, as its files report it.
 
-    running: the process that holds it or one of its baselines, as "pid 123 on HOST"; None where no run is going.
-    increment, after: of the last committed one. rows_per_second: over the increments of the last version. metrics:
-    prequential, up to there. events: kind -> how many. committed: when the latest version was, UTC. stop_asked: whether
-    the run is asked to stop. clients: of a federated run, how each stands (`report.Standing`), the worst first.
-    slices: of a job with `features.slices`, how each stands (`report.SliceStanding`), the worst first.
-    held: why the gate holds the latest version back; "" where it does not. held_in_a_row: how many, with it.
-    detached: of a detached run that goes on, where, and how many processes its loop has had; learning: what it is at.
+    Attributes:
+        running: The process that holds the run or one of its baselines, as "pid 123 on HOST"; None if there is none.
+        increment: Number of the last committed increment.
+        after: Name of the last committed increment.
+        rows_per_second: Over the increments of the last version.
+        metrics: Prequential metrics up to the last commit.
+        events: Kind -> number of events.
+        committed: Time of the latest version, UTC.
+        stop_asked: Whether the run is asked to stop.
+        clients: Standing of each client of a federated run (`report.Standing`), the worst first.
+        slices: Standing of each slice of a job with `features.slices` (`report.SliceStanding`), the worst first.
+        held: Reason why the gate holds the latest version back; "" if it does not.
+        held_in_a_row: Number of versions held back in a row, including the latest.
+        detached: For a detached run that is being learned, its place and the number of processes of its loop so far.
+        learning: Progress of the detached loop.
     """
 
     name: str
@@ -51,7 +59,7 @@ class Status:
 
     @classmethod
     def of(cls, path: str | Path) -> Status:
-        """Read it. Raises RunDirectoryError where there is no run."""
+        """Read the status. Raises RunDirectoryError if there is no run."""
         directory = RunDirectory.open(path)
         version = directory.latest()
         last = next((found for found in directory.versions() if found["version"] == version), {})
@@ -82,22 +90,23 @@ class Status:
         )
 
     def document(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Return the status as a document for JSON."""
         return asdict(self)
 
 
 def held_back(manifest: Mapping[str, Any]) -> str:
-    """Why the gate has held a version back, from its manifest; "" where it has not.
+    """Return why the gate has held a version back, from its manifest; "" if it has not.
 
-    >>> held_back({"gate": {"promoted": False, "why": "loss 0.8"}}), held_back({})
-    ('loss 0.8', '')
+    Example:
+        >>> held_back({"gate": {"promoted": False, "why": "loss 0.8"}}), held_back({})
+        ('loss 0.8', '')
     """
     gate = manifest.get("gate", {})
     return "" if gate.get("promoted", True) else str(gate["why"])
 
 
 def _kept(directory: RunDirectory) -> dict[str, Any]:
-    """What a detached run tells of itself while it goes on."""
+    """Progress that a detached run reports while it is being learned."""
     found = Detached.read(directory.path)
     if found is None or not found.goes_on:
         return {}

@@ -1,4 +1,4 @@
-"""Ask a run that goes on, in whatever process on whatever host, to commit and end."""
+"""Request to a running process, on any host, to commit and end."""
 
 from __future__ import annotations
 
@@ -16,21 +16,24 @@ from incr_core.storage import lock_of
 __all__ = ["stop"]
 
 LOOK = 0.2
-"""Seconds between looks at whether the run has ended."""
+"""Seconds between checks whether the run has ended."""
 
 
 def stop(path: str | Path, timeout: float = 600.0) -> int | None:
-    """Let a run, or its baseline at hand, end after an increment, with a commit; returns the run's version.
+    """End a run, or its current baseline, after an increment, with a commit; return the run's version.
 
-    A run on this host gets a signal too, since it may wait for data. A detached one ends even while its process is
-    being replaced. Raises RunDirectoryError where no run is going, or where it has not ended within `timeout` seconds:
-    then the request stands.
+    A process on this host receives a signal too, because it may wait for data. A detached run ends even while its
+    process is being replaced.
+
+    Raises:
+        RunDirectoryError: The run is not being learned, or it has not ended within `timeout` seconds. In the second
+            case the request remains.
     """
     directory = RunDirectory.open(path)
     found = going_on(directory.path)
     holder = found[1] if found is not None else _kept(directory.path)
     if holder is None:
-        raise RunDirectoryError(f"{path}: expected a run that is going on, got none; there is nothing to stop")
+        raise RunDirectoryError(f"{path}: expected a run that is being learned, got none; there is nothing to stop")
     learned = directory.path if found is None else found[0]
     asked_in = {directory.path, learned}
     for folder in asked_in:
@@ -43,8 +46,8 @@ def stop(path: str | Path, timeout: float = 600.0) -> int | None:
     while (_kept(directory.path) or going_on(directory.path)) is not None:
         if time.monotonic() > until:
             raise RunDirectoryError(
-                f"{path}: expected the run ({holder}) to end within {timeout:g} s, got none of that yet; it ends after "
-                "the increment at hand, or when the next one comes"
+                f"{path}: expected the run ({holder}) to end within {timeout:g} s, but it has not; it ends after "
+                "the current increment, or when the next one arrives"
             )
         time.sleep(LOOK)
     for folder in asked_in:
@@ -53,6 +56,6 @@ def stop(path: str | Path, timeout: float = 600.0) -> int | None:
 
 
 def _kept(directory: Path) -> str | None:
-    """Where a detached run goes on, whether or not it has a process at the moment; None for any other."""
+    """Place of a detached run that is being learned, whether or not it has a process now; None for other runs."""
     found = Detached.read(directory)
     return found.place if found is not None and found.goes_on else None

@@ -16,23 +16,32 @@ __all__ = ["Summary"]
 
 @dataclass(frozen=True)
 class Summary:
-    """What a run came to, the last time that it ended or was stopped.
+    """Numbers of a run when it last ended or was stopped.
 
-    finished: whether its stream ended; False where it was asked to stop. increments, rows_learned, rows_predicted,
-    rows_quarantined, rows_duplicate, files_quarantined: so far. events: kind -> how many. prequential: the objective's
-    metrics over all rows, each predicted before it was learned; NaN where too few are scored; main_metric is the one
-    to look at first.
-    wall_seconds, rows_per_second: over all calls. version, model_sha256: those learned last. taught_by: the teacher of
-    a distilled model. replicas: of a run whose replicas have changed, from which increments on there were how many.
-    clients: of a run whose clients own their rows, how many rows of each are learned, and the hash of its own ledger.
-    rows_pending: of one that simulates clients that may be away, how many rows of which client nobody has learned.
-    slices: of a job with `features.slices`, the rows scored of each slice and the metrics on them.
-    rows_dropped: not learned, since there were more than `limits` allows.
-    privacy: what was spent of `federated.privacy`, of how much, at which delta, and where the clip is.
+    Attributes:
+        finished: Whether its stream ended; False if it was asked to stop.
+        increments: Increments so far.
+        rows_learned: Rows so far. Also rows_predicted, rows_quarantined, rows_duplicate and files_quarantined.
+        events: Kind -> number of events.
+        prequential: The objective's metrics over all rows, each predicted before it was learned; NaN if too few are
+            scored.
+        main_metric: Name of the most important metric.
+        wall_seconds: Over all calls.
+        rows_per_second: Over all calls.
+        version: The latest version.
+        model_sha256: Hash of the latest weights.
+        taught_by: The teacher of a distilled model.
+        replicas: If the number of replicas has changed, the numbers by first increment.
+        clients: If clients own their rows, the rows learned of each, and the hash of its ledger.
+        rows_pending: If simulated clients may be absent, the rows of each client that are not learned yet.
+        slices: For a job with `features.slices`, the rows scored of each slice and the metrics on them.
+        rows_dropped: Rows not learned because of `limits`.
+        privacy: Spent and total budget of `federated.privacy`, with delta and the current clip.
 
-    >>> numbers = {name: 0 for name in Summary.__dataclass_fields__} | {"prequential": {"auc": None}}
-    >>> Summary.of(numbers).prequential
-    {'auc': nan}
+    Example:
+        >>> numbers = {name: 0 for name in Summary.__dataclass_fields__} | {"prequential": {"auc": None}}
+        >>> Summary.of(numbers).prequential
+        {'auc': nan}
     """
 
     name: str
@@ -63,19 +72,20 @@ class Summary:
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:
-        """The summary that a document holds."""
+        """Return the summary that a document holds."""
         measured = {name: math.nan if value is None else value for name, value in document["prequential"].items()}
         return cls(**{**document, "prequential": measured})
 
     @classmethod
     def read(cls, directory: Path) -> Self:
-        """The summary of a run directory; RunDirectoryError where the run has not come to one.
+        """Read the summary of a run directory. Raises RunDirectoryError if there is none yet.
 
-        >>> Summary.read(Path("/nowhere"))
-        Traceback (most recent call last):
-        ...
-        incr_core.errors.RunDirectoryError: /nowhere/summary.json: expected the numbers of a run that has ended or was
-        stopped, got none; go on with the run, and it writes them
+        Example:
+            >>> Summary.read(Path("/nowhere"))
+            Traceback (most recent call last):
+            ...
+            incr_core.errors.RunDirectoryError: /nowhere/summary.json: expected the numbers of a run that has ended or
+            was stopped, got none; go on with the run, and it writes them
         """
         document = read_summary(directory)
         if not document:
@@ -86,5 +96,5 @@ class Summary:
         return cls.of(document)
 
     def document(self) -> dict[str, Any]:
-        """Nested dictionaries, as in summary.json, without what does not apply."""
+        """Return nested dictionaries, as in summary.json, without values that do not apply."""
         return {key: value for key, value in asdict(self).items() if value is not None}

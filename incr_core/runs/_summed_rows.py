@@ -1,4 +1,4 @@
-"""Rows that are erased are taken out of the sums that a closed-form head is worked out from (`Ridge.take_out`)."""
+"""Subtracts erased rows from the sums of which a closed-form head is computed (`Ridge.take_out`)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from incr_core.strategies import Ridge
 __all__ = ["take_out_of_sums"]
 
 TAKEN_OUT = "taken_out"
-"""The key of a state's manifest with the ids of rows that are no part of its sums any more."""
+"""Key of a state's manifest with the ids of rows that have been subtracted from its sums."""
 
 FADE = "the sums fade over time"
 
@@ -33,23 +33,25 @@ States = Iterator[tuple[Path, Any, dict[str, Any]]]
 
 
 def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: States) -> dict[str, Any]:
-    """Take rows, those that were learned, out of the sums in all saved states of a run's participants.
+    """Subtract the learned ones of these rows from the sums in all saved states of a run's participants.
 
-    The rows are read from the stream's files once more, and their features are worked out by each version's weights.
-    What was taken out is noted with the state, and at the end in DIR/erased/sums.parquet, so nothing is taken out
-    twice: not after a kill, nor when the same rows are asked for again.
+    The rows are read again from the stream's files, and their features are computed with each version's weights.
+    Subtracted rows are recorded with the state, and at the end in DIR/erased/sums.parquet. So no row is subtracted
+    twice, after a kill or on a repeated request.
 
-    states: folder, state and manifest of each.
+    Args:
+        states: Folder, state and manifest of each.
 
-    Returns how many rows are `subtracted` now, how many stay `summed`, and `summed_because`: their files are gone or
-    have changed, the sums fade, as those of experts side by side do, a server has sums of its own, or the job has
-    rates. The counts are 0 and the reason is empty for a job without sums.
+    Returns:
+        `subtracted`: Rows subtracted now. `summed`: Rows that remain. `summed_because`: The reason: their files are
+        gone or have changed, the sums decay, as those of parallel experts do, a server has its own sums, or the job has
+        rates. The counts are 0 and the reason is empty for a job without sums.
     """
     strategies, latest = job.strategies(), run.latest()
     place = next((place for place, one in enumerate(strategies) if isinstance(one, Ridge)), None)
     if latest is None or (place is None and job.model.kind != "auto"):
         return {"subtracted": 0, "summed": 0, "summed_because": ""}
-    if place is None:  # experts that are worked out from sums which fade
+    if place is None:  # experts computed from sums that decay
         count = learned_rows(run.table("ledger"), asked).num_rows
         return {"subtracted": 0, "summed": count, "summed_because": FADE if count else ""}
     gone = _noted(run.path)
@@ -73,16 +75,16 @@ def take_out_of_sums(run: RunDirectory, job: Job, asked: pa.Table, states: State
 
 
 def _obstacle(strategy: object, run: RunDirectory, job: Job, latest: int) -> str:
-    """Return why no row can be taken out of the sums; empty if rows can."""
+    """Return why no row can be subtracted from the sums; "" if rows can."""
     if isinstance(strategy, Ridge) and strategy.decay > 0:
         return FADE
     if "shared" in loop_state(run.path, latest)["engine"]:
-        return "a server has sums of its own"
+        return "a server has its own sums"
     return "the job has rates, which cannot be computed again for past rows" if job.rates() else ""
 
 
 def _subtracted(run: RunDirectory, job: Job, left: pa.Table, place: int, states: States) -> pa.Table:
-    """Take rows out of every state that has them; returns those that are in none any more."""
+    """Subtract rows from every state that includes them; return those that are in no state any more."""
     learner, stream, prefix = job.learner_for(job.numeric_width), job.data(), f"{place}."
     ridge = learner.strategies[place]
     assert isinstance(ridge, Ridge)
@@ -111,11 +113,11 @@ def _read_back(stream: Stream, ids: Tensor, cursor: dict[str, Any] | None) -> Ba
         return None
     try:
         return stream.read_back(ids, cursor)
-    except StreamError:  # a file is another by now
+    except StreamError:  # the file has been replaced
         return None
 
 
 def _noted(directory: Path) -> pa.Table:
-    """The rows that were taken out before, and at which version."""
+    """Rows that were subtracted before, with their versions."""
     file = directory / "erased" / "sums.parquet"
     return read_table(file.name, file.read_bytes()) if file.is_file() else NOTED.empty_table()

@@ -1,4 +1,4 @@
-"""The versions of a run, measured on rows of each task."""
+"""Metrics of a run's versions on the rows of each task."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from incr_core.storage import told
 __all__ = ["task_matrix"]
 
 MOST_VERSIONS = 20
-"""Versions that are measured; of more, so many that are evenly spaced, the last among them."""
+"""Maximum number of versions that are measured. Of more, evenly spaced ones are, including the last."""
 
 
 def task_matrix(directory: Path, job: Job, rows: str | Path) -> TaskMatrix:

@@ -31,16 +31,18 @@ from incr_core.storage import checkpoint
 __all__ = ["Version"]
 
 MOST_UNTAKEN = 1000
-"""Rows that the model cannot take, of a table; where there are more, it is not the rows."""
+"""Rows of a table that the model may reject. With more, the model is at fault and not the rows."""
 
 
 @dataclass
 class Version:
     """A version of a run, ready to predict: `Run.champion`, `Run.version(3)`.
 
-    history: the outcomes known at its commit, where its features need them. manifest: what is told of it.
+    Rows are given as a file or as a table: of Arrow, pandas, or a dict of arrays.
 
-    Rows are those of a file, or a table: of Arrow, pandas, or a dict of arrays.
+    Attributes:
+        history: The outcomes known at its commit, if its features need them.
+        manifest: Its manifest in the run directory.
     """
 
     number: int
@@ -53,14 +55,20 @@ class Version:
     def load(
         cls, directory: str | Path, number: int | None = None, job: Job | None = None, client: str | None = None
     ) -> Self:
-        """A version of a run, the champion if none is named; every byte verified.
+        """Load a version of a run, by default the champion. Every byte is verified.
 
-        job: the run's own; None: the one that its directory holds. The rows it learned from may be gone; only where
-        neither job nor manifest tells how long lists are, as old ones do not, are they looked at.
-        client: whose own weights to take, where a federated run leaves some of them with each client: by its name, of
-        a simulation; or, at an owner, by its file, CLIENT.toml.
+        The files that it learned from may be gone. They are read only if neither job nor manifest gives the length of
+        lists, as in old runs.
 
-        Raises RunDirectoryError, VersionError or CheckpointError.
+        Args:
+            job: The job. Default: the job that the directory holds.
+            client: Client whose own weights to load, if a federated run leaves some weights with each client: its name
+                in a simulation, or an owner's file CLIENT.toml.
+
+        Raises:
+            RunDirectoryError: There is no run.
+            VersionError: There is no such version.
+            CheckpointError: A file is damaged.
         """
         run = RunDirectory.open(directory)
         weights, manifest = run.load(number)
@@ -74,7 +82,7 @@ class Version:
         if "widths" in manifest:
             document["features"].setdefault("widths", manifest["widths"])
         if document["learner"].get("device", "cpu").startswith("cuda") and not torch.cuda.is_available():
-            document["learner"]["device"] = "cpu"  # what was learned on a GPU is asked anywhere
+            document["learner"]["device"] = "cpu"  # a model learned on a GPU predicts on any machine
         objects = {} if job is None else job.objects_given
         job = Job.from_document(document, place=str(run.path / "job.toml"), objects=objects)
         settle_arithmetic(job.learner.threads, job.learner.device)
@@ -101,17 +109,17 @@ class Version:
 
     @cached_property
     def answers(self) -> AnswerColumns:
-        """What its predictions are told as."""
+        """Columns of its predictions."""
         return AnswerColumns(self.job, self.learner.objective)
 
     def plain(self) -> PlainAsked:
-        """What encodes rows that are dicts of plain values, without a table."""
+        """Encoder of rows given as dicts of plain values, without a table."""
         stream = self.job.stream
         times = {"predict_at": stream.predict_at, "time_zone": stream.time_zone}
         return PlainAsked(self.job.encoder, self.job.rates(), self.history, **times)
 
     def evaluate(self, rows: str | Path | Any) -> dict[str, Any]:
-        """Rows, rows that cannot be used, and the objective's metrics on labelled rows."""
+        """Return the number of rows, the rows that cannot be used, and the objective's metrics on labelled rows."""
         encoded = self.encoded(rows, "the table", labelled=True)
         place = rows if isinstance(rows, str | Path) else "the table"
         if len(encoded.batch) == 0:
@@ -122,7 +130,7 @@ class Version:
         return {"version": self.number, "rows": len(encoded.batch), "rows_refused": len(encoded.bad), **measured}
 
     def evaluate_tasks(self, rows: str | Path | Any) -> dict[int, float]:
-        """Task -> the main metric on its labelled rows; nothing where the rows do not tell their tasks."""
+        """Task -> the main metric on its labelled rows; empty if the rows have no tasks."""
         encoded = self.encoded(rows, "the table", labelled=True)
         found, encoded = _asked(self, encoded, str(rows) if isinstance(rows, str | Path) else "the table")
         batch, objective = encoded.batch, self.learner.objective
@@ -137,10 +145,11 @@ class Version:
     def recommend(
         self, user: object, k: int = 10, *, with_seen: bool = False, rows: str | Path | None = None
     ) -> pa.Table:
-        """The k items of the highest score for a user, best first, without those in rows of the user.
+        """Return the k items with the highest scores for a user, best first, without items that occur in rows of the
+        user.
 
-        Columns: that of the item, and `score`, `value` or `probability`. Items and what the user has seen are those of
-        the run's stream, or of `rows`. See `docs/job.md`, ids.
+        Columns: the item's column, and `score`, `value` or `probability`. Items and the user's seen items are read from
+        the run's stream, or from `rows`. See `docs/job.md`, ids.
         """
         return recommended(self, user, k, with_seen=with_seen, rows=rows)[0]
 
@@ -152,7 +161,7 @@ class Version:
         check: str | Path | Any = None,
         quantize: str | None = None,
     ) -> dict[str, Any]:
-        """Write it into the new folder `out` for a service without incr: see `incr_core.export.export`."""
+        """Write the version to the new folder `out` for a service without incr: see `incr_core.export.export`."""
         columns = list(self.answers.columns(torch.empty(0), 0))
         return export(self, out, format, check=check, quantize=quantize, columns=columns)
 
@@ -170,7 +179,7 @@ class Version:
 
 
 def _own(run: Path, version: int, personal: Sequence[str], client: str | None) -> dict[str, torch.Tensor]:
-    """The weights of a version that a client keeps to itself."""
+    """Load the weights of a version that a client keeps to itself."""
     there = dict(states_of(run, version))
     found: dict[str, torch.Tensor] = {}
     if client is not None and client in there:
@@ -179,14 +188,14 @@ def _own(run: Path, version: int, personal: Sequence[str], client: str | None) -
         some = f"{personal[0]} and {len(personal) - 1} others stay" if personal else "none stay"
         known = f"of {', '.join(shown(name) for name in sorted(there)[:5])}" if there else "and none is kept here"
         raise VersionError(
-            f"{run}: version {version}: expected a client with weights of its own to predict with, got {client!r}, "
+            f"{run}: version {version}: expected a client that has its own weights, got {client!r}, "
             f"where {some} with each client; " + (f"name one ({known})" if personal else "name none")
         )
     return found
 
 
 def _run_of(run: Path, version: int) -> str | None:
-    """The name that owners know a run by; None where its version does not tell any more."""
+    """Name by which owners know a run; None if its version no longer has it."""
     try:
         found: dict[str, Any] = loop_state(run, version)["engine"].get("owners", {})
     except IncrError:
@@ -195,7 +204,7 @@ def _run_of(run: Path, version: int) -> str | None:
 
 
 def _asked(version: Version, encoded: EncodedRows, place: str) -> tuple[torch.Tensor, EncodedRows]:
-    """The predictions, and the rows that they are of: those that the model cannot take are bad rows, too."""
+    """Return the predictions, and the rows that cannot be used. Rows that the model rejects are bad rows, too."""
     batch, offsets = encoded.batch, encoded.offsets
     if not len(batch):
         return torch.empty(0), encoded

@@ -1,4 +1,4 @@
-"""What is known of a run's versions without their weights."""
+"""Records of a run's versions without their weights."""
 
 from __future__ import annotations
 
@@ -14,11 +14,14 @@ __all__ = ["VersionRecord"]
 
 @dataclass(frozen=True)
 class VersionRecord:
-    """What is known of a version without its weights.
+    """Record of a version without its weights.
 
-    after: the name of the increment that it was committed after, the run's number `increment`. rows: learned since the
-    version before. metrics: the prequential metrics up to it. has_weights: False once pruned (`publish.keep`).
-    held: why the gate has not let it become the champion; "" where it has, or the job has no gate.
+    Attributes:
+        after: Name of the increment after which it was committed; `increment` is its number.
+        rows: Rows learned since the previous version.
+        metrics: Prequential metrics up to the version.
+        has_weights: False after the weights were pruned (`publish.keep`).
+        held: Reason why the gate has not promoted it; "" if it was promoted or the job has no gate.
     """
 
     number: int
@@ -34,7 +37,7 @@ class VersionRecord:
 
     @classmethod
     def all_of(cls, path: str | Path) -> list[VersionRecord]:
-        """Those of a run, oldest first. Raises RunDirectoryError where there is no run."""
+        """Read the records of a run, oldest first. Raises RunDirectoryError if there is no run."""
         directory = RunDirectory.open(located(path))
         told = {row["version"]: row for row in directory.table("metrics").to_pylist()}  # the last increment of each
         return [

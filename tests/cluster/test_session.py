@@ -79,7 +79,7 @@ def test_an_address_where_no_ray_answers_is_refused_at_once(job: Path, taken: so
             server.wait()
     assert done.returncode == 2
     assert f"cluster.address: expected a Ray cluster at '{address}', got: " in done.stderr
-    assert ("somebody answers there, but not as Ray does" if listens else "refused") in done.stderr
+    assert ("a server answers there, but it is not Ray" if listens else "refused") in done.stderr
     assert "start one (ray start --head)" in done.stderr
 
 
@@ -129,7 +129,10 @@ def test_a_ray_that_was_stopped_under_an_engine_is_not_started_anew(job: Path) -
     )
     assert done.returncode == 0, done.stderr
     cluster, federated = done.stdout.splitlines()
-    gone = "ray: expected the Ray that the engine began on, got none: something in this process has stopped it; run"
+    gone = (
+        "ray: expected the Ray cluster on which the engine began, got none: something in this process has stopped it; "
+        "run"
+    )
     assert cluster.startswith(f"cluster: {gone}")
     assert cluster.endswith(
         "while receiving an increment; nothing is committed yet; run the same command again to start over"

@@ -130,7 +130,7 @@ def test_what_is_not_running_is_not_stopped(
     assert main(["status", out]) == 0
     assert "not running" in capsys.readouterr().out
     assert main(["stop", out]) == 2
-    assert "expected a run that is going on, got none; there is nothing to stop" in capsys.readouterr().err
+    assert "expected a run that is being learned, got none; there is nothing to stop" in capsys.readouterr().err
     assert not asked(tmp_path / "run", STOP)
     assert RunDirectory.open(out).latest() == 4
     assert main(["stop", str(tmp_path / "nowhere")]) == 2
@@ -141,7 +141,7 @@ def test_who_only_looks_at_a_run_is_not_stopped(table: Path, tmp_path: Path) -> 
     Run(tmp_path / "run", job_over(table)).run()
     with RunDirectory.open(tmp_path / "run").alone():
         assert Run(tmp_path / "run").status.running is None
-        with pytest.raises(RunDirectoryError, match="expected a run that is going on, got none"):
+        with pytest.raises(RunDirectoryError, match="expected a run that is being learned, got none"):
             Run(tmp_path / "run").stop(timeout=1)
     assert not asked(tmp_path / "run", STOP)
 

@@ -42,5 +42,5 @@ def test_a_run_is_looked_at_without_torch(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WITHOUT, str(run.path)]
     process = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False)
     assert (process.returncode, process.stderr.count("\n")) == (0, 1), process.stderr
-    assert "expected a run that is going on" in process.stderr
+    assert "expected a run that is being learned" in process.stderr
     assert run.versions[0].model_sha256[:12] in process.stdout

@@ -83,7 +83,7 @@ def test_a_client_predicts_with_its_own(table: Path, tmp_path: Path) -> None:
     finish(people(table, PERSONAL), tmp_path / "run", on(InProcessGrid(3)))
     rows = tmp_path / "rows.parquet"
     pq.write_table(pq.read_table(table).slice(0, 50), rows)
-    with pytest.raises(VersionError, match=r"expected a client with weights of its own .* name one \(of colour=blue"):
+    with pytest.raises(VersionError, match=r"expected a client that has its own weights, .* name one \(of colour=blue"):
         Version.load(tmp_path / "run")
     answers: list[pa.Table] = [
         Version.load(tmp_path / "run", client=f"colour={colour}").predict(rows) for colour in ("blue", "red")
