@@ -32,10 +32,12 @@ class _Allow(_Section):
     """What a job may use besides what incr brings along; disk: gigabytes that may be kept here.
 
     ids: columns, as a job calls them, whose ids may be told, as hashes, with how often each occurs.
+    encoders: pretrained transformers of texts, by the name that a job has for each: its folder on this machine.
     """
 
     modules: list[str] = []
     ids: list[str] = []
+    encoders: dict[str, str] = {}
     disk: float = Field(10.0, gt=0)
 
 

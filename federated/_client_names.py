@@ -36,7 +36,11 @@ def clients_of(job: Job) -> list[Client]:
                 return PARTITIONERS[drawn](job, int(count), ":".join(argument))
         case column, [] if column:
             found = owners(
-                job.source(), column, format=job.stream.file_format, tolerant=job.features.tolerates_bad_files
+                job.source(),
+                column,
+                format=job.stream.file_format,
+                tolerant=job.features.tolerates_bad_files,
+                prepare=job.prepare(),
             )
             if not found:
                 raise JobError(f'federated.clients: column "{column}" has no rows, so there is no client to learn')

@@ -26,7 +26,7 @@ STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", 
 PUBLISH = ("gate", "reference", "holdout")
 """What of publishing is done at a client: it keeps rows to judge versions on."""
 
-GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "schedules", "strategies")
+GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "prepares", "schedules", "strategies")
 """Of plugins that a client's job may name."""
 
 OURS = ("incr_core", "cluster", "federated")
@@ -69,6 +69,9 @@ def agreed(file: ClientFile, told: str) -> Job:
         ids = document["features"].get("ids", [])
         asked += [f"the ids in the column {name} (allow.ids)" for name in ids if name not in file.allow.ids]
         asked += [f"the code {name} (allow.modules)" for name in sorted(set(_code(document))) if not _may(file, name)]
+        model = document.get("model", {})
+        if (encoder := model.get("encoder")) is not None and encoder not in file.allow.encoders:
+            asked.append(f"the encoder {encoder} (allow.encoders)")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise Declined(f"client {file.name}: expected a job, got something else ({type(error).__name__})") from error
     if asked:
@@ -79,6 +82,8 @@ def agreed(file: ClientFile, told: str) -> Job:
     own = {key: value for key in ("format", "time_zone", "settle") if (value := getattr(file.data, key)) is not None}
     document["stream"] = {**stream, "path": file.path, **own}
     document["root"] = str(file.root)
+    if encoder is not None:
+        document["model"] = {**model, "encoder": file.allow.encoders[encoder]}
     try:
         return Job.from_document(document).where_called(file.columns)
     except IncrError as error:
@@ -95,7 +100,7 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
         named += [rate.get("outcome"), rate.get("known_at"), *rate.get("by", ())]
     named += [one for drift in document.get("drift", ()) for one in drift.get("columns", ())]
     named += document.get("model", {}).get("inputs", {}).values()
-    for one in named:
+    for one in named if features.get("prepare") is None else ():  # else they are columns of the function's result
         yield from one if isinstance(one, list) else [] if one is None else [str(one)]
 
 
@@ -112,6 +117,8 @@ def _code(document: Mapping[str, Any]) -> Iterator[str]:
                 yield text
             for name in {text, text.lower(), text.lower().removesuffix("lr")}:  # as optimisers and schedules are found
                 yield from plugins.get(name, ())
+    if (prepare := document["features"].get("prepare")) is not None:
+        yield from [str(prepare)] if names_code(str(prepare)) else plugins.get(str(prepare), ())
 
 
 def _texts(value: Any) -> Iterator[str]:

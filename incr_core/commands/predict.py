@@ -32,7 +32,7 @@ def predict(options: argparse.Namespace) -> int:
     table, bad = version.answer(options.rows)
     effects = explain(version, options.rows) if options.explain else None
     keep = [name for name in (options.keep or "").split(",") if name]
-    table = with_columns(table, options.rows, keep, version.job.stream.file_format)
+    table = with_columns(table, options.rows, keep, version.job)
     if effects is not None:
         table = effects.beside(table)
     if output is None:

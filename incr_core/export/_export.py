@@ -42,7 +42,9 @@ class Exportable(Protocol):
     learner: Learner
     manifest: dict[str, Any]
 
-    def encoded(self, rows: str | Path | Any, name: str, *, labelled: bool = False) -> EncodedRows:
+    def encoded(
+        self, rows: str | Path | Any, name: str, *, labelled: bool = False, prepared: bool = False
+    ) -> EncodedRows:
         """Rows as tensors, and those that cannot be used."""
 
 
@@ -137,16 +139,19 @@ def _free(out: str | Path) -> Path:
 
 
 def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
-    """The rows to check on, and where they are from."""
-    if isinstance(check, str | Path):
-        return read_rows_file(check, None, job.stream.file_format, "a file of rows to check on")
+    """The rows to check on, prepared, and where they are from."""
+    prepare = job.prepare()
     if check is not None:
-        return as_table(check, "the table"), "the table"
+        if isinstance(check, str | Path):
+            table, name = read_rows_file(check, None, job.stream.file_format, "a file of rows to check on")
+        else:
+            table, name = as_table(check, "the table"), "the table"
+        return (table if prepare is None else prepare(table, name)), name
     try:
         source = None if job.federated.owned else job.files()
         if isinstance(source, FileSource) and source.paths:
             name, path = list(source.paths.items())[-1]
-            return open_source(str(path), source.format_of(name)).head(), name
+            return open_source(str(path), source.format_of(name), prepare=prepare).head(), name
         if isinstance(source, PythonSource) and source.finite:
             return source.head(), "the run's tables"
     except StreamError:  # it need not be there any more
@@ -158,7 +163,7 @@ def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
 
 
 def _usable(version: Exportable, table: pa.Table, place: str) -> EncodedRows:
-    encoded = version.encoded(table, place)
+    encoded = version.encoded(table, place, prepared=True)
     if not len(encoded.batch):
         why = f": row {encoded.bad[0].offset}: {encoded.bad[0].reason}" if encoded.bad else ""
         raise StreamError(f"{place}: expected rows to check on, found none that can be used{why}")
@@ -196,5 +201,5 @@ def _metrics(version: Exportable, table: pa.Table, place: str, ask: Ask) -> dict
     wanted = columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=True)
     if any(name not in table.column_names for name in wanted):
         return None
-    labelled: Batch = version.encoded(table, place, labelled=True).batch
+    labelled: Batch = version.encoded(table, place, labelled=True, prepared=True).batch
     return metrics_of(version.learner, labelled, ask) if len(labelled) else None

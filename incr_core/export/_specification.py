@@ -25,6 +25,7 @@ CATEGORY = (
 )
 MISSING = "A number that is missing is NaN, which the model knows. NaN and infinity in rows are errors."
 SCALING = "In the model: numbers go in as they are, those too large for a float32 are errors."
+PREPARED = "The columns are those that {} returns for raw rows. It is not part of the export: apply it first."
 TIMES = "As numbers, dates and times are days since 1970 in UTC, durations and times of day seconds."
 
 
@@ -49,6 +50,8 @@ def specification(job: Job, version: int, columns: Sequence[str], inputs: dict[s
         "times": TIMES,
         "answers": _answers(job, columns),
     }
+    if job.features.prepare is not None:
+        made["prepare"] = PREPARED.format(job.features.prepare)
     if "task" in inputs:
         made["columns"].append({"name": encoder.task, "kind": "task", "below": encoder.tasks})
     if encoder.categorical:

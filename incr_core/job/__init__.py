@@ -16,6 +16,7 @@ from incr_core.job._field_types import Settle, TimeZone
 from incr_core.job._file import OBJECT
 from incr_core.job._job import Job
 from incr_core.job._learner_sections import LearnerSection, ModelSection
+from incr_core.job._prepared import PREPARES
 from incr_core.job._privacy import ClientPrivacy, ServerPrivacy
 from incr_core.job._proposal import Proposal, looked_at, propose
 from incr_core.job._proposal_text import job_text
@@ -24,6 +25,7 @@ from incr_core.job._run_sections import AlertsSection
 
 __all__ = [
     "OBJECT",
+    "PREPARES",
     "AlertsSection",
     "AvailabilitySection",
     "ClientPrivacy",

@@ -10,6 +10,7 @@ from typing import Any
 from incr_core.data.encoding import Columns, check_excluded, column_kinds
 from incr_core.data.sources import open_source, seconds
 from incr_core.job._file import JobFile
+from incr_core.job._prepared import prepare_of
 from incr_core.shown import shown
 
 __all__ = ["columns_of", "is_open", "told_columns"]
@@ -37,7 +38,8 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
         if features.exclude and not settled:
             tolerant, settle = features.tolerates_bad_files, seconds(job.stream.settle)
             check_excluded(
-                open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle), features.exclude
+                open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle, prepare=prepare_of(job)),
+                features.exclude,
             )
         return Columns(features.numeric, features.categorical, features.text)
     if "numeric" in settled and "categorical" in settled:
@@ -50,8 +52,10 @@ def columns_of(job: JobFile, settled: Mapping[str, Any], source: Where) -> Colum
         format=job.stream.file_format,
         tolerant=features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
+        prepare=prepare_of(job),
     )
-    if job.model.factory is not None or job.model.kind == "auto" or job.learner.objective == "ranking":
+    takes_text = job.model.factory is None and job.model.kind != "auto"
+    if job.learner.objective == "ranking" or (job.model.encoder is None and not takes_text):
         # Models that take no text.
         categorical = [name for name in found.notes if name in found.categorical or name in found.text]
         found = replace(found, categorical=categorical, text=[])

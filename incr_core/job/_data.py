@@ -35,6 +35,8 @@ from incr_core.data.timeline import KEY_WINDOW, Partition, Stream, Turns
 from incr_core.errors import JobError, StreamError
 from incr_core.job._columns import columns_of, is_open
 from incr_core.job._file import OBJECT, JobFile
+from incr_core.job._prepared import prepare_of, with_types
+from incr_core.job._pretrained_text import encoder_hash, learns_encoder, pretrained_of
 from incr_core.storage import address_in, is_address
 
 __all__ = ["discovered", "encoder_of", "opened", "rates_of", "rows_in_files", "slices_of", "source_of", "stream_of"]
@@ -71,6 +73,8 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
     """
     document = job.document()
     if job.federated.owned:
+        if (encoder := encoder_hash(job)) is not None:
+            document["model"]["encoder_sha256"] = encoder
         return _told(job, document), Columns()
     settle = seconds(job.stream.settle)
     await_files(opened(job), settle)
@@ -78,12 +82,17 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
     if isinstance(source, str):
         whole = address_in(source) if is_address(source) else str(Path(source).absolute())
         source = document["stream"]["path"] = whole
+    job = with_types(job, settled, source)
+    if job.features.prepare_types is not None:
+        document["features"]["prepare_types"] = job.features.prepare_types
     features, objective, format = job.features, job.learner.objective, job.stream.file_format
     columns = columns_of(job, settled, source)
     if is_open(job):
         document["features"] |= {"numeric": columns.numeric, "categorical": columns.categorical, "text": columns.text}
         document["features"]["exclude"] = settled.get("exclude", [*columns.left_out])
-    if columns.text and features.text_words is None:
+    if (encoder := encoder_hash(job)) is not None:
+        document["model"]["encoder_sha256"] = encoder
+    elif columns.text and features.text_words is None:
         document["features"]["text_words"] = settled.get("text_words") or _words(job, source, columns.text)
     if features.classes is None and objective == "multilabel" and len(features.labels) > 1:
         document["features"]["classes"] = features.labels
@@ -96,7 +105,13 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
             )
         tolerant = features.tolerates_bad_files
         classes = settled.get("classes") or find_classes(
-            source, features.labels[0], objective=objective, format=format, tolerant=tolerant, settle=settle
+            source,
+            features.labels[0],
+            objective=objective,
+            format=format,
+            tolerant=tolerant,
+            settle=settle,
+            prepare=prepare_of(job),
         )
         document["features"]["classes"] = classes
     if features.slices:
@@ -110,8 +125,7 @@ def discovered(job: JobFile, settled: Mapping[str, Any]) -> tuple[dict[str, Any]
 
 def _words(job: JobFile, source: Any, columns: Sequence[str]) -> int:
     """The number of words of a text that count: enough for nearly all of the first rows, within bounds."""
-    format, tolerant, settle = job.stream.file_format, job.features.tolerates_bad_files, seconds(job.stream.settle)
-    return words_wanted(open_source(source, format, tolerant=tolerant, settle=settle).head(columns))
+    return words_wanted(_opened(job, source).head(columns))
 
 
 def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
@@ -120,8 +134,7 @@ def _slice_values(job: JobFile, source: Any, settled: Mapping[str, Sequence[Any]
     named = {**settled, **(job.features.slice_values or {})}
     asked = [name for name in job.features.slices if name not in named]
     if asked:
-        tolerant, settle = job.features.tolerates_bad_files, seconds(job.stream.settle)
-        opened = open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle)
+        opened = _opened(job, source)
         tables = list(opened.heads(asked)) if isinstance(opened, FileSource) else [opened.head(asked)]
         named |= {name: frequent_values(tables, name) for name in asked}
         if empty := [name for name in asked if not named[name]]:
@@ -203,6 +216,8 @@ def encoder_of(job: JobFile) -> Encoder:
         text_buckets=features.text_buckets,
         text_words=features.text_words or MOST_WORDS,
         id_columns=features.ids,
+        pretrained=pretrained_of(job),
+        tokenised=learns_encoder(job),
     )
 
 
@@ -256,6 +271,7 @@ def stream_of(
         turns=turns,
         slices=slices_of(job),
         called=called,
+        prepare=prepare_of(job),
     )
 
 
@@ -268,11 +284,16 @@ def opened(job: JobFile) -> Source | None:
 
 
 def _source(job: JobFile) -> Source:
+    return _opened(job, source_of(job))
+
+
+def _opened(job: JobFile, source: Any) -> Source:
     return open_source(
-        source_of(job),
+        source,
         job.stream.file_format,
         tolerant=job.features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
+        prepare=prepare_of(job),
     )
 
 

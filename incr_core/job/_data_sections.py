@@ -140,6 +140,17 @@ class RateSection(Section):
 class FeaturesSection(Section):
     """The roles of the columns."""
 
+    prepare: str | None = None
+    """`"module:function"`: a function of a pyarrow table that returns a table, applied to all rows before any other
+    step: it adds, renames or derives columns ([prepare](#prepare)). All other keys name columns of its result. It
+    returns as many rows as it is given, and the result for a row depends on this row only. `predict`, `evaluate`,
+    `serve` and `recommend` apply it too.
+    """
+    prepare_types: dict[str, str] | None = None
+    """The Arrow types of the columns given to `prepare`: `{ height = "double", at = "timestamp[us]" }`. Values are
+    converted to them, so rows of a request or of a CSV file are given to the function in the types of the stream.
+    Default: the types of the first rows, kept by the run.
+    """
     label: str | Annotated[list[str], Field(min_length=1)]
     """The column to predict. Null and empty text are no labels. `multilabel`: a column of lists of labels, or several
     columns of 0 and 1. `ranking`: the relevance of the row's item, 0 for none. `next_token`: a column of lists of
@@ -257,6 +268,15 @@ class FeaturesSection(Section):
     in the other files; where these have two classes, values of a later file beyond them are bad rows. A run that a
     bad file has ended goes on with `"quarantine"`. Default: as `on_bad_row`.
     """
+
+    @model_validator(mode="after")
+    def _types_are_of_prepare(self) -> Self:
+        if self.prepare_types is not None and self.prepare is None:
+            raise ValueError(
+                "features.prepare_types: expected with features.prepare only, got it alone; name a function, or leave "
+                "the types out"
+            )
+        return self
 
     @field_validator("ranges")
     @classmethod

@@ -10,6 +10,7 @@ from typing import Any, Self
 from pydantic import PrivateAttr
 from torch import nn
 
+from incr_core.data import Prepare
 from incr_core.data.encoding import Columns, Encoder, Slices
 from incr_core.data.rates import Rate
 from incr_core.data.sources import SharedReads, Source
@@ -42,6 +43,7 @@ from incr_core.job._learning import (
 )
 from incr_core.job._model import ids_of, model_of
 from incr_core.job._objective import objective_of
+from incr_core.job._prepared import prepare_of
 from incr_core.job._ranges import typical_rows
 from incr_core.learner import Learner, fusable
 from incr_core.numerics import seeded
@@ -138,6 +140,11 @@ class Job(JobFile):
     def rates(self) -> list[Rate]:
         """Features from labels already known."""
         return rates_of(self)
+
+    @as_job_error()
+    def prepare(self) -> Prepare | None:
+        """The function that all tables pass through before any other step; None if the job names none."""
+        return prepare_of(self)
 
     def slices(self) -> Slices | None:
         """The slices of the stream, or None if the job names none."""

@@ -55,6 +55,19 @@ class ModelSection(Section):
     branches on its rows), so each shard takes the whole batch, and a last batch of one row joins the one before it.
     Default: shards try the first rows, and keep rows together in doubt.
     """
+    encoder: str | None = None
+    """A transformer of Hugging Face for `features.text`: a folder with its configuration, tokenizer and safetensors,
+    relative to the job file, or a name whose files are on this machine (`hf download NAME`). It is frozen: its vector
+    of a text, the mean of the last hidden states, is computed once, and the model is given it as numbers, in place
+    of hashed words. With `[[model.adapt]]` of `peft_lora`, `ia3`, `prefix` or `prompt` it is part of the model and
+    adapted ([texts](#texts)).
+    """
+    encoder_tokens: int = Field(128, ge=2, le=4096)
+    """Tokens of a text that count, from its beginning."""
+    encoder_cache: str = "256MB"
+    """Size of the vectors that each process keeps, those used last, for texts that occur again."""
+    encoder_sha256: str | None = None
+    """A hash of the encoder's files. Default: found when a run begins, and kept by it. Another encoder is refused."""
     adapt: list[Named] = []
     """`[[model.adapt]] name = ...`: changes to the model before it learns, in order. Freezing, LoRA, adapters and
     heads; for transformers of Hugging Face `prompt`, `prefix`, `peft_lora` and `ia3`, through peft.
@@ -149,8 +162,8 @@ class LearnerSection(Section):
     accumulate: int = Field(1, ge=1)
     """Batches in an optimiser step."""
     epochs: Literal["auto"] | Annotated[int, Field(strict=True, ge=1)] = 1
-    """Passes over an increment. `"auto"`, with `model.kind = "auto"`: 450 / sqrt(rows known before), from 1 to 10; one
-    pass from 51,000 rows on.
+    """Passes over an increment. `"auto"`, with `model.kind = "auto"`: 8 while fewer than 600 rows are known, then 450 /
+    sqrt(rows known before), from 6 to 1; one pass from 51,000 rows on.
     """
     warm_epochs: int | None = Field(None, ge=1)
     """Passes over the warm start. Default: `epochs`."""

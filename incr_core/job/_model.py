@@ -11,7 +11,7 @@ from torch.nn.parameter import is_lazy
 
 from incr_core._util import build
 from incr_core.batch import Inputs
-from incr_core.data.encoding import Encoder, slots_of
+from incr_core.data.encoding import Encoder
 from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._ids import ranks_catalogue, takes_sparse
@@ -23,6 +23,7 @@ from incr_core.models import (
     TableMLP,
     TableShape,
     TokenCNN,
+    TransformerText,
     TwoTower,
     answering,
     ask,
@@ -99,8 +100,8 @@ def ids_of(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> dict[s
 
 def _shape(job: JobFile, encoder: Encoder, outputs: int, numeric: int) -> TableShape:
     """The shape of encoded rows with `numeric` numbers, for the model."""
-    features, slots = job.features, slots_of(encoder.text_words)
-    text = (len(encoder.text), slots, encoder.text_buckets) if encoder.text else (0, 0, 0)
+    features = job.features
+    text = (len(encoder.text), encoder.slots, encoder.text_buckets) if encoder.worded else (0, 0, 0)
     ids = (len(features.ids), features.id_rows, features.id_after, features.id_unused or 0) if features.ids else ()
     return TableShape(numeric, len(features.categorical), features.buckets, outputs, *text, *ids)
 
@@ -121,7 +122,9 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
         return Factorisation(shape, job.model.embedding, sparse=sparse, averaged=averaged)
     try:
         if shape.ids:
-            return TableMLP(shape, *sizes, sparse=sparse, averaged=averaged)
+            return TableMLP(shape, *sizes, sparse=sparse, averaged=averaged, transformer=_transformer(encoder))
+        if encoder.tokenised:
+            return TableMLP(shape, *sizes, transformer=_transformer(encoder))
         return (TableExperts if job.model.kind == "auto" else TableMLP)(shape, *sizes)
     except RuntimeError as error:  # torch has no separate error for too little memory on the CPU
         raise JobError(
@@ -129,6 +132,14 @@ def _plain(job: JobFile, encoder: Encoder, shape: TableShape) -> nn.Module:
             f"{shape.categorical * shape.buckets:,} embeddings of {job.model.embedding} numbers: "
             f"{str(error).splitlines()[0]}; make model.hidden, model.embedding or features.buckets smaller"
         ) from error
+
+
+def _transformer(encoder: Encoder) -> TransformerText | None:
+    """The transformer that reads the texts and learns, with the weights of its folder; None without one."""
+    pretrained = encoder.pretrained
+    if pretrained is None or not encoder.tokenised:
+        return None
+    return TransformerText(pretrained.body(), len(encoder.text), pretrained.width)
 
 
 def _own(factory: str, job: JobFile, shape: TableShape) -> nn.Module:

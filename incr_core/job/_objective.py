@@ -51,7 +51,8 @@ def check_auto(job: JobFile) -> None:
         "neither federated.privacy nor federated.client_privacy, which want inputs normalised by features.ranges": (
             job.federated.privacy is not None or job.federated.client_privacy is not None
         ),
-        "no features.text, whose words none of the experts reads": bool(features.text),
+        "no features.text without model.encoder, since none of the experts reads words": bool(features.text)
+        and job.model.encoder is None,
         "no learner.head, which takes the place of the last layer of a single network": job.learner.head is not None,
         "no features.ranges, since experts are weighted by errors on rows, and nothing about rows may be shared": (
             bool(features.ranges)

@@ -43,8 +43,12 @@ class RecentRows(Memory):
         columns = self._dated(columns)
         self._allocate(columns)
         last = min(count, self.capacity)  # if more rows come than fit, only the last stay
-        slots = (torch.arange(last, device=columns["targets"].device) + self._next) % self.capacity
-        self._write(slots, {name: column[count - last :] for name, column in columns.items()})
+        ahead = min(last, self.capacity - self._next)  # up to the end of the ring; the others continue at its start
+        for name, column in columns.items():
+            held, new = getattr(self, name), column[count - last :]
+            held[self._next : self._next + ahead] = new[:ahead]
+            if ahead < last:
+                held[: last - ahead] = new[ahead:]
         self._next = (self._next + last) % self.capacity
         self.size = min(self.capacity, self.size + last)
         self.seen += count

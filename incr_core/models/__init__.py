@@ -28,6 +28,7 @@ from incr_core.models._ridge_sums import Ridge, RidgeSums
 from incr_core.models._table_experts import LearnsFromSums, TableExperts
 from incr_core.models._tokens import TokenCNN
 from incr_core.models._towers import TwoTower
+from incr_core.models._transformer_text import TransformerText
 
 __all__ = [
     "ADMITTED",
@@ -52,6 +53,7 @@ __all__ = [
     "TableMLP",
     "TableShape",
     "TokenCNN",
+    "TransformerText",
     "TwoTower",
     "absorb_ids",
     "answering",

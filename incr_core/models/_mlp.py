@@ -15,6 +15,7 @@ from incr_core.models._id_counts import count_ids
 from incr_core.models._id_table import IdTable
 from incr_core.models._moments import Moments
 from incr_core.models._text import TextBag
+from incr_core.models._transformer_text import TransformerText
 
 __all__ = ["TableMLP", "TableShape", "numbers_and_categories"]
 
@@ -54,6 +55,7 @@ class TableMLP(nn.Module):
 
     shape: the rows. hidden: widths of the hidden layers; none gives a linear model. embedding: numbers per category.
     dropout: share of hidden units silenced while learning. sparse, averaged: of the tables of ids, see `IdTable`.
+    transformer: what reads the texts in place of a `TextBag`.
 
     Example:
         >>> model = TableMLP(TableShape(numeric=2, categorical=1, buckets=16, outputs=1), hidden=[8])
@@ -76,6 +78,7 @@ class TableMLP(nn.Module):
         *,
         sparse: bool = False,
         averaged: bool = False,
+        transformer: TransformerText | None = None,
     ) -> None:
         super().__init__()
         self.shape = shape
@@ -85,8 +88,8 @@ class TableMLP(nn.Module):
         if shape.categorical:
             self.embedding = nn.Embedding(shape.categorical * shape.buckets, embedding)
             nn.init.normal_(self.embedding.weight, std=0.1)
-        self.text: TextBag | None = None
-        if shape.text:
+        self.text: TextBag | TransformerText | None = transformer
+        if shape.text and transformer is None:
             self.text = TextBag(shape.text, shape.text_buckets, embedding, shape.outputs)
         of_text = 0 if self.text is None else self.text.width
         of_table = (shape.id_rows, embedding, shape.id_after, shape.id_unused)

@@ -92,7 +92,8 @@ class Course:
                 for column in names
                 if column.startswith("trivial_total.") and column.endswith(f".{metric}")
                 for baseline in [column.removeprefix("trivial_total.").removesuffix(f".{metric}")]
-            },
+            }
+            | _popularity(table, metric),
         )
 
     @property
@@ -108,6 +109,14 @@ class Course:
     def has_metric(self) -> bool:
         """Whether there is any value to draw."""
         return bool(np.isfinite(self.values).any() or np.isfinite(self.totals).any())
+
+
+def _popularity(table: pa.Table, metric: str) -> dict[str, tuple[Floats, Floats]]:
+    """The same metric of a ranking by popularity, where the whole catalogue is ranked."""
+    column = f"metric.popularity {metric}"
+    if column not in table.column_names:
+        return {}
+    return {"popularity": (floats(table, column), floats(table, f"total.popularity {metric}"))}
 
 
 def _places(events: pa.Table, x: Floats, increments: Floats) -> dict[str, Floats]:

@@ -73,7 +73,7 @@ def explain(version: Version, rows: str | Path | Any, repeats: int = REPEATS, se
             f"explain: expected a run of the objective binary, multiclass or regression, got {kind}; leave it out"
         )
     table, name = _table(version, rows)
-    answered = version.encoded(table, name)
+    answered = version.encoded(table, name, prepared=True)
     usable = answered.offsets.numpy()
     found, batch = np.full(len(table), np.nan), answered.batch
     predicted = version.learner.predict(batch.inputs)
@@ -87,7 +87,8 @@ def explain(version: Version, rows: str | Path | Any, repeats: int = REPEATS, se
             source = np.arange(len(table))
             source[usable] = draw.permutation(usable)
             place = table.column_names.index(column)
-            changed = version.encoded(table.set_column(place, column, table[column].take(pa.array(source))), name)
+            permuted = table.set_column(place, column, table[column].take(pa.array(source)))
+            changed = version.encoded(permuted, name, prepared=True)
             offsets = changed.offsets.numpy()
             of_rows = None if chosen is None else chosen[np.searchsorted(usable, offsets)]
             change[offsets] += found[offsets] - _number(version.learner.predict(changed.batch.inputs), of_rows)
@@ -113,5 +114,8 @@ def _number(predicted: Any, chosen: Any) -> Floats:
 
 def _table(version: Version, rows: str | Path | Any) -> tuple[pa.Table, str]:
     if not isinstance(rows, str | Path):
-        return as_table(rows, "the table"), "the table"
-    return read_rows_file(rows, None, version.job.stream.file_format)
+        table, name = as_table(rows, "the table"), "the table"
+    else:
+        table, name = read_rows_file(rows, None, version.job.stream.file_format)
+    prepare = version.job.prepare()
+    return (table if prepare is None else prepare(table, name)), name

@@ -76,7 +76,7 @@ def recommended(
             columns[name] = pa.array([value] * count, catalogue.schema.field(name).type)
     model = version.learner.model
     with model.without_standing() if isinstance(model, TwoTower) else nullcontext():
-        found = version.predict(pa.table(columns))
+        found = version.answer(pa.table(columns), "the items", prepared=True)[0]
     what = found.column_names[-1]
     scores = found[what].combine_chunks()
     best = pc.select_k_unstable(
@@ -108,6 +108,7 @@ def _read(
         job.stream.file_format,
         tolerant=job.features.tolerates_bad_files,
         settle=seconds(job.stream.settle),
+        prepare=job.prepare(),
     )
     mine = id_key(job.encoder.id_hashes[who], user)
     catalogue: pa.Table | None = None

@@ -101,11 +101,14 @@ class Version:
         `token` and `probability` (next_token), `score` of the row's item (ranking), or `value`. keep: columns of the
         rows that stand behind `row`, such as their ids.
         """
-        return with_columns(self.answer(rows)[0], rows, keep, self.job.stream.file_format)
+        return with_columns(self.answer(rows)[0], rows, keep, self.job)
 
-    def answer(self, rows: str | Path | Any, name: str = "the table") -> tuple[pa.Table, list[BadRow]]:
-        """The predictions, and the rows that cannot be used, each with its reason; `name` is of a table, for errors."""
-        return _answered(self, self.encoded(rows, name), Path(rows).name if isinstance(rows, str | Path) else name)
+    def answer(
+        self, rows: str | Path | Any, name: str = "the table", *, prepared: bool = False
+    ) -> tuple[pa.Table, list[BadRow]]:
+        """The predictions, and the rows that cannot be used, each with its reason; arguments as of `encoded`."""
+        encoded = self.encoded(rows, name, prepared=prepared)
+        return _answered(self, encoded, Path(rows).name if isinstance(rows, str | Path) else name)
 
     @cached_property
     def answers(self) -> AnswerColumns:
@@ -165,17 +168,31 @@ class Version:
         columns = list(self.answers.columns(torch.empty(0), 0))
         return export(self, out, format, check=check, quantize=quantize, columns=columns)
 
-    def encoded(self, rows: str | Path | Any, name: str, *, labelled: bool = False) -> EncodedRows:
-        """Rows as tensors, and those that cannot be used; `name` is of a table, for errors."""
+    def encoded(
+        self, rows: str | Path | Any, name: str, *, labelled: bool = False, prepared: bool = False
+    ) -> EncodedRows:
+        """Rows as tensors, and those that cannot be used.
+
+        Args:
+            rows: A file, or a table.
+            name: The name of a table in errors.
+            labelled: Whether the rows have labels.
+            prepared: Whether a table has passed through `features.prepare`.
+        """
         job, stream = self.job, self.job.stream
+        prepare = None if prepared else job.prepare()
         wanted: dict[str, Any] = {
             "predict_at": stream.predict_at,
             "time_zone": stream.time_zone,
             "labelled": labelled,
         }
         if isinstance(rows, str | Path):
-            return encode_file(rows, job.encoder, job.rates(), self.history, format=stream.file_format, **wanted)
-        return encode_table(as_table(rows, name), name, job.encoder, job.rates(), self.history, **wanted)
+            wanted |= {"format": stream.file_format, "prepare": prepare}
+            return encode_file(rows, job.encoder, job.rates(), self.history, **wanted)
+        table = as_table(rows, name)
+        if prepare is not None:
+            table = prepare(table, name)
+        return encode_table(table, name, job.encoder, job.rates(), self.history, **wanted)
 
 
 def _own(run: Path, version: int, personal: Sequence[str], client: str | None) -> dict[str, torch.Tensor]:

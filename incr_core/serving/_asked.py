@@ -72,6 +72,7 @@ class Asked:
         self.version = version
         self.columns = columns_of(version.job)
         self._plain, self._history = version.plain(), version.history
+        self._prepares = version.job.features.prepare is not None
         self._names = version.answers
         self._learner = version.learner
         forwards = version.learner.forwards
@@ -86,7 +87,7 @@ class Asked:
 
     def question(self, rows: Sequence[Mapping[str, Any]]) -> Question:
         """Rows as tensors. Raises StreamError where they are not as the model's columns want them."""
-        inputs = self._plain.inputs(rows)
+        inputs = None if self._prepares else self._plain.inputs(rows)
         if inputs is not None:
             return Question(self, rows, inputs, None, {})
         encoded = self.version.encoded(table_of(rows, self.columns), "the request")

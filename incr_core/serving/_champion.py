@@ -49,6 +49,8 @@ class Champion:
     def required(self) -> list[str]:
         """The columns without which a request is refused."""
         job = self.current.version.job
+        if job.features.prepare is not None:
+            return []
         return columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=False)
 
     def look(self) -> Version:

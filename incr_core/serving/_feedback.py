@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from incr_core.data.times import Instants, duration, leaps
-from incr_core.errors import IncrError
+from incr_core.errors import ArgumentError, IncrError
 from incr_core.job import Job
 from incr_core.serving._asked import Question
 from incr_core.serving._champion import Champion
@@ -41,6 +41,11 @@ class Feedback:
     """
 
     def __init__(self, journal: Journal, job: Job, folder: Path, every: float = 60.0) -> None:
+        if job.features.prepare is not None:
+            raise ArgumentError(
+                "journal: expected a job without features.prepare, whose raw rows a journal does not keep, got "
+                f"{job.features.prepare!r}; serve without a journal, and write labelled rows to the stream yourself"
+            )
         self.journal, self.folder, self.every = journal, folder, every
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)

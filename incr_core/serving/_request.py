@@ -39,7 +39,7 @@ class RequestError(StreamError):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a column of a request holds: kind is "number", "list", "category", "time" or "task".
+    """What a column of a request holds: kind is "number", "list", "category", "time", "task", or "raw" (any value).
 
     width: how many numbers a list has; spare: by how many it may have fewer. ids: the whole numbers that it may hold,
     where the model looks entries up by them.
@@ -65,6 +65,7 @@ class Column:
             "category": {"type": ["string", "number", "boolean", "null"]},
             "time": {"type": ["string", "null"], "format": "date-time"},  # or epoch seconds, all of them
             "task": {"type": ["integer", "null"], "minimum": int(INT64.min), "maximum": int(INT64.max)},
+            "raw": {},
         }
         return found[self.kind]
 
@@ -77,7 +78,9 @@ class Column:
 
 
 def columns_of(job: Job) -> dict[str, Column]:
-    """The columns that rows to predict must have."""
+    """The columns that rows to predict must have; with `features.prepare`, all that its tables may have."""
+    if job.features.prepare is not None:
+        return dict.fromkeys(job.features.prepare_types or {}, Column("raw"))
     encoder, time = job.encoder, job.stream.predict_at
     listed = encoder.widths
 
@@ -240,12 +243,20 @@ def _tasks(values: Sequence[Any]) -> pa.Array:
     return pa.array([None if value is None else int(value) for value in values], pa.int64())
 
 
+def _raw(values: Sequence[Any]) -> pa.Array:
+    try:
+        return pa.array(values)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:
+        raise RequestError(422, f"rows: expected values of one type in a column, got others: {error}") from None
+
+
 _KINDS: dict[str, tuple[str, Any]] = {
     "number": ("a number", (int, float, str)),
     "list": ("a list of {} numbers", list),
     "category": ("text, a number, true, false", (str, int, float)),
     "time": ("a time as ISO text or epoch seconds", (str, int, float)),
     "task": ("the number of a task", (int, float)),
+    "raw": ("a value", object),
 }
 """What is said to be expected in a column of each kind, and the types that are looked at."""
 
@@ -255,4 +266,5 @@ _READ: dict[str, Callable[[Sequence[Any]], pa.Array]] = {
     "category": _texts,
     "time": _numbers,
     "task": _tasks,
+    "raw": _raw,
 }

@@ -54,6 +54,8 @@ def test_paths_are_the_owners(tmp_path: Path) -> None:
         ({"features__rate": [{"by": ["street"], "window": "1h"}]}, "the column street"),
         ({"model": {"factory": "os:system"}}, "the code os:system"),
         ({"learner__objective": "subprocess:run"}, "the code subprocess:run"),
+        ({"features__prepare": "own:rows"}, "the code own:rows"),
+        ({"model": {"encoder": "/etc"}}, r"the encoder /etc .allow\.encoders."),
         ({"strategy": [{"name": "replay", "memory": "shutil:rmtree"}]}, "the code shutil:rmtree"),
         ({"learner__optimizer": {"name": "theirs.optim:Sgd"}}, "the code theirs.optim:Sgd"),
         ({"learner__schedule": {"name": "os.path:join"}}, r"the code os\.path:join"),
@@ -69,6 +71,17 @@ def test_paths_are_the_owners(tmp_path: Path) -> None:
 def test_what_is_not_offered_is_refused_by_name(changes: dict[str, Any], what: str) -> None:
     with pytest.raises(JobError, match=f"client north: expected a job that its file allows, .* asks for {what}"):
         agreed(own_file(), asked(**changes))
+
+
+def test_columns_of_an_allowed_function_are_not_the_owners() -> None:
+    told = asked(features__prepare="tests.support.prepared:with_bmi", features__numeric=["bmi"])
+    job = agreed(own_file(modules=["tests.support"]), told)
+    assert (job.features.prepare, job.features.numeric) == ("tests.support.prepared:with_bmi", ["bmi"])
+
+
+def test_an_allowed_encoder_is_that_of_the_owners_folder() -> None:
+    told = asked(model={"encoder": "small"}, features__text=["tall"])
+    assert agreed(own_file(encoders={"small": "models/small"}), told).model.encoder == "models/small"
 
 
 def test_code_of_allowed_packages_may_be_named() -> None:

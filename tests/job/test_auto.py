@@ -34,9 +34,9 @@ def test_passes_become_fewer_as_rows_are_known(table: Path, tmp_path: Path) -> N
     passes = []
     while arrivals := engine.receive():
         passes.append(engine.learn(arrivals).passes_rows / arrivals[0].labelled)
-    assert passes == [2, 10, 10, 10], "the warm start has passes of its own"
+    assert passes == [2, 8, 6, 6], "the warm start has passes of its own"
     assert engine.participant.learner.rows_known == 2000
-    assert engine.participant._passes_of(engine.participant.increment.tick) == 10  # type: ignore[union-attr]
+    assert engine.participant._passes_of(engine.participant.increment.tick) == 6  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize(

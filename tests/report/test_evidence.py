@@ -15,6 +15,7 @@ import pytest
 
 from incr_core.commands.cli import main
 from incr_core.report import TaskMatrix
+from incr_core.report._course import Course
 from incr_core.runs import Run, open_run
 
 pytestmark = pytest.mark.slow
@@ -101,6 +102,14 @@ def test_a_regression_stands_beside_the_running_mean(tmp_path: Path) -> None:
     expected = [np.abs(y[start : start + 50] - y[:start].mean()).mean() for start in range(50, 300, 50)]
     assert run.table("metrics")["trivial.mean.mae"].to_pylist()[1:] == pytest.approx(expected)
     assert f"mean {np.mean(expected):.3f}" in run.report.read_text()
+
+
+def test_a_ranking_stands_beside_popularity() -> None:
+    columns = {"metric.ndcg@10": [0.2, 0.4], "total.ndcg@10": [0.2, 0.3]}
+    popular = {"metric.popularity ndcg@10": [0.1, 0.2], "total.popularity ndcg@10": [0.1, 0.15]}
+    course = Course.of("ours", pa.table(columns | popular), {"main_metric": "ndcg@10"})
+    assert {name: totals.tolist() for name, (_, totals) in course.trivial.items()} == {"popularity": [0.1, 0.15]}
+    assert Course.of("ours", pa.table(columns), {"main_metric": "ndcg@10"}).trivial == {}
 
 
 def test_versions_are_measured_on_each_task(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

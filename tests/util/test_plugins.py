@@ -13,6 +13,7 @@ from incr_core._util import Catalogue
 from incr_core.data.sources import SOURCES, open_source
 from incr_core.engines import ENGINES
 from incr_core.errors import ArgumentError, EngineError, JobError, StreamError
+from incr_core.job import PREPARES
 from incr_core.learner import OPTIMIZERS, SCHEDULES
 from incr_core.memories import MEMORIES, memory_named
 from incr_core.models import MODELS
@@ -32,6 +33,7 @@ CATALOGUES: dict[str, tuple[str, Catalogue[Any]]] = {
     "adaptations": ("model.adapt.name", ADAPTATIONS),
     "outer_steps": ("outer.name", OUTERS),
     "sources": ("stream.path", SOURCES),
+    "prepares": ("features.prepare", PREPARES),
     "engines": ("on", ENGINES),
 }
 """By the end of the group's name: a place that names one, and the catalogue."""

@@ -9,6 +9,7 @@ from incr_core.data.encoding._infer import Columns, check_excluded, column_kinds
 from incr_core.data.encoding._kinds import ColumnKind, kind_of_column
 from incr_core.data.encoding._leaks import gives_away
 from incr_core.data.encoding._plain_rows import PlainRows, plain_category, plain_number
+from incr_core.data.encoding._pretrained import Pretrained, pretrained_at, pretrained_sha256
 from incr_core.data.encoding._quarantine import BadFile, BadRow, files_table, quarantine_table, reject, whole_table
 from incr_core.data.encoding._slices import Slices, frequent_values
 from incr_core.data.encoding._text import MOST_WORDS, slots_of, words_wanted
@@ -24,6 +25,7 @@ __all__ = [
     "Encoded",
     "Encoder",
     "PlainRows",
+    "Pretrained",
     "Slices",
     "check_excluded",
     "column_kinds",
@@ -39,6 +41,8 @@ __all__ = [
     "parsed",
     "plain_category",
     "plain_number",
+    "pretrained_at",
+    "pretrained_sha256",
     "quarantine_table",
     "reject",
     "slots_of",

@@ -20,6 +20,7 @@ from incr_core.data.encoding._hashing import ColumnHash, id_keys, text
 from incr_core.data.encoding._id_numbers import no_ids
 from incr_core.data.encoding._labels import Labels
 from incr_core.data.encoding._matrix import hash_pairs, numeric_matrix
+from incr_core.data.encoding._pretrained import Pretrained
 from incr_core.data.encoding._quarantine import BadRow
 from incr_core.data.encoding._targets import check_labels, tokens
 from incr_core.data.encoding._text import slots_of, text_buckets
@@ -73,6 +74,8 @@ class Encoder:
         guesses: the model guesses the task of rows to predict that do not say theirs.
         widths: how long the lists (pixels, an embedding) of numeric columns are; columns that it does not name hold one
             number a row. None: a `Stream` finds out from its data.
+        pretrained: A transformer whose vectors of the text columns are further numbers, in place of hashed words.
+        tokenised: The model contains the transformer: texts become ids of its tokens, (B, T, tokens) int32.
 
     Attributes:
         hashes: what hashes the categories of each column; word_hashes: the words; id_hashes: the ids.
@@ -107,6 +110,8 @@ class Encoder:
         text_buckets: int = 2**16,
         text_words: int = 256,
         id_columns: Sequence[str] = (),
+        pretrained: Pretrained | None = None,
+        tokenised: bool = False,
     ) -> None:
         self.tasks = tasks
         self.guesses = guesses
@@ -116,6 +121,7 @@ class Encoder:
         self.date, self.text = list(date), list(text)
         self.text_buckets, self.text_words = text_buckets, text_words
         self.id_columns = list(id_columns)
+        self.pretrained, self.tokenised = pretrained, tokenised
         self.objective, self.buckets = objective, buckets
         check_labels(objective, self.labels, vocabulary, len(self.inputs))
         repeated = sorted({name for name in self.columns if self.columns.count(name) > 1})
@@ -131,7 +137,7 @@ class Encoder:
         self.widths = {} if widths is None else {name: widths[name] for name in self.listed if name in widths}
         self.is_measured = widths is not None
         self.hashes = {name: ColumnHash(name) for name in self.categorical}
-        self.word_hashes = {name: ColumnHash(name) for name in self.text}
+        self.word_hashes = {name: ColumnHash(name) for name in self.worded}
         self.id_hashes = {name: ColumnHash(name) for name in self.id_columns}
         self.ids: dict[str, range] = {}
 
@@ -148,7 +154,17 @@ class Encoder:
     @property
     def of_numbers(self) -> bool:
         """Whether the inputs of a row are numbers, or tokens, alone: one tensor."""
-        return not (self.categorical or self.text or self.id_columns)
+        return not (self.categorical or self.worded or self.id_columns)
+
+    @property
+    def worded(self) -> list[str]:
+        """The text columns that the model is given as whole numbers: all, except with vectors of a transformer."""
+        return self.text if self.pretrained is None or self.tokenised else []
+
+    @property
+    def slots(self) -> int:
+        """The whole numbers of a text: of its words and pairs of words, or of its tokens."""
+        return self.pretrained.tokens if self.pretrained is not None else slots_of(self.text_words)
 
     @property
     def columns(self) -> list[str]:
@@ -191,7 +207,7 @@ class Encoder:
 
     @property
     def places(self) -> dict[str, range]:
-        """Places among a row's N numbers of each numeric column, followed by each time column.
+        """Places among a row's N numbers of each numeric column, then of each time and of each text with a vector.
 
         Example:
             >>> columns = ["at", "pixels", "far"]
@@ -206,6 +222,10 @@ class Encoder:
         for name in self.date:
             found[name] = range(start, start + PARTS)
             start = found[name].stop
+        if self.pretrained is not None and not self.tokenised:
+            for name in self.text:
+                found[name] = range(start, start + self.pretrained.width)
+                start = found[name].stop
         return found
 
     def measured(self, widths: Mapping[str, int]) -> Encoder:
@@ -253,8 +273,8 @@ class Encoder:
             inputs = {"numeric": torch.zeros(0, self.width)}
         if self.categorical:
             inputs["categorical"] = torch.zeros(0, len(self.categorical), 2, dtype=torch.int64)
-        if self.text:
-            inputs["text"] = torch.zeros(0, len(self.text), slots_of(self.text_words), dtype=torch.int32)
+        if self.worded:
+            inputs["text"] = torch.zeros(0, len(self.text), self.slots, dtype=torch.int32)
         if self.id_columns:
             inputs["ids"] = torch.zeros(0, len(self.id_columns), dtype=torch.int64)
         width = (self.width,) if self.of_tokens else self._labels.width
@@ -292,8 +312,8 @@ class Encoder:
             inputs = {"numeric": numeric}
         if self.categorical:
             inputs["categorical"] = torch.from_numpy(hash_pairs(table, self.hashes, self.buckets, place))
-        if self.text:
-            inputs["text"] = self.texts({name: table[name] for name in self.text}, place)
+        if self.worded:
+            inputs["text"] = self.texts({name: table[name] for name in self.worded}, place)
         if self.id_columns:
             inputs["ids"] = self.keys({name: table[name] for name in self.id_columns}, place)
         weight: Tensor | None = None
@@ -315,7 +335,10 @@ class Encoder:
         return Encoded(batch.take(torch.from_numpy(np.flatnonzero(good))), bad, good)
 
     def texts(self, columns: Mapping[str, pa.ChunkedArray], place: str) -> Tensor:
-        """Return the buckets of the words in text columns, (B, T, slots) int32."""
+        """Return the buckets of the words in text columns, or the ids of their tokens plus 1, (B, T, slots) int32."""
+        if self.pretrained is not None:
+            named = ((column, f"stream.features.{name} in {place}") for name, column in columns.items())
+            return torch.from_numpy(np.stack([self.pretrained.ids(column, what) for column, what in named], axis=1))
         found = [
             text_buckets(
                 column, self.word_hashes[name], self.text_buckets, self.text_words, f"stream.features.{name} in {place}"
@@ -336,8 +359,11 @@ class Encoder:
             assert self.vocabulary is not None
             name = self.labels[0]
             return tokens(table[name], self.widths.get(name, 1), self.vocabulary, name, place, known)
-        places = self.places
+        places = {name: found for name, found in self.places.items() if name not in self.text}
         matrix, faults = numeric_matrix(table, places, self.widths, place, self.date)
+        if self.pretrained is not None and not self.tokenised:
+            named = ((table[name], f"stream.features.{name} in {place}") for name in self.text)
+            matrix = np.hstack([matrix, *(self.pretrained.vectors(column, what) for column, what in named)])
         if self.ids:
             faults += no_ids(matrix, places, self.ids)
         targets, wrong = self._labels.targets(table, place, known)

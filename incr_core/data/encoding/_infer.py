@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from incr_core.data._prepare import Prepare
 from incr_core.data.encoding._columns import is_list, share_of_numbers
 from incr_core.data.encoding._hashing import indexed, text
 from incr_core.data.encoding._kinds import MOSTLY, ColumnKind, is_number, is_text, kind_of_column, numbers_rows
@@ -43,6 +44,7 @@ def find_classes(
     format: str | None = None,
     tolerant: bool = False,
     settle: float = 0.0,
+    prepare: Prepare | None = None,
 ) -> list[Any]:
     """Return the distinct labels of a whole source, sorted: as numbers if all are numbers, otherwise as text.
 
@@ -57,6 +59,7 @@ def find_classes(
         tolerant: Skip unreadable files; and for a binary objective ignore labels of later files beyond two, whose rows
             are bad.
         settle: Skip files written within this many seconds.
+        prepare: Function that all tables pass through.
 
     Raises:
         StreamError: There are no rows or labels, or the labels cannot be classes.
@@ -69,7 +72,7 @@ def find_classes(
     fault: StreamError | None = None
     rows = 0
     place = f"stream.features.{label}"
-    opened = open_source(source, format, tolerant=tolerant, settle=settle)
+    opened = open_source(source, format, tolerant=tolerant, settle=settle, prepare=prepare)
     endless = isinstance(opened, PythonSource) and objective == "binary"
 
     def passed_over(fragment: Fragment, rows: int, error: Exception) -> None:
@@ -159,6 +162,7 @@ def column_kinds(
     format: str | None = None,
     tolerant: bool = False,
     settle: float = 0.0,
+    prepare: Prepare | None = None,
 ) -> Columns:
     """Infer the use of a source's columns from its first rows, except those `taken`.
 
@@ -175,6 +179,7 @@ def column_kinds(
         format: Format of the files; None uses their names.
         tolerant: As above.
         settle: As above.
+        prepare: As above.
 
     Raises:
         StreamError: A column in `exclude` does not exist.
@@ -184,7 +189,7 @@ def column_kinds(
         >>> found.numeric, found.categorical
         (['age'], ['name'])
     """
-    opened = open_source(source, format, tolerant=tolerant, settle=settle)
+    opened = open_source(source, format, tolerant=tolerant, settle=settle, prepare=prepare)
     guessed = isinstance(opened, FileSource) and opened.is_csv
     found = Columns()
     check_excluded(opened, exclude)

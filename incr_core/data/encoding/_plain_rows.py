@@ -54,6 +54,7 @@ class PlainRows:
         self._hashes, self._ids = encoder.hashes, encoder.ids
         self._tasks = int(np.iinfo(np.int64).max) if encoder.tasks is None else encoder.tasks
         self._never = encoder.of_tokens or bool(encoder.date) or encoder.task in encoder.inputs
+        self._never |= encoder.pretrained is not None
 
     def inputs(self, rows: Sequence[Row]) -> Inputs | None:
         """Return a model's inputs for at least one row; None if a value is not supported."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import pyarrow as pa
 
 from incr_core.data._local_time import LocalTime
+from incr_core.data._prepare import Prepare
 from incr_core.data.sources._fingerprint import change_between, file_fingerprint, size_in
 from incr_core.data.sources._formats import (
     HEAD,
@@ -48,6 +49,7 @@ class FileSource(Source):
         local: Meaning of times without a zone.
         reads: Tables decoded by other readers of the same stream.
         called: Names of columns in the files, if they differ.
+        prepare: Function of the tables, under the names of `called`. All columns are read for it.
 
     Example:
         >>> from pathlib import Path
@@ -64,8 +66,10 @@ class FileSource(Source):
         local: LocalTime | None = None,
         reads: SharedReads | None = None,
         called: Mapping[str, str] | None = None,
+        prepare: Prepare | None = None,
     ) -> None:
         super().__init__(local)
+        self._prepare = prepare
         self._called = dict(called or {})
         self._names = {own: name for name, own in self._called.items()}
         self._reads = reads
@@ -139,25 +143,30 @@ class FileSource(Source):
 
     def head_of(self, name: str, columns: Sequence[str] | None = None, *, typed: bool = False) -> pa.Table:
         """Some rows of one file, to look at, as `heads` gives them. StreamError where it cannot be read."""
-        path, own = self.paths[name], None if columns is None else self._own(columns)
+        path, own = self.paths[name], self._own(columns)
+        typed = typed and self._prepare is None
         if (self._format or format_of(path)) == "parquet":
-            return self._renamed(parquet_head(path, own, name, typed))
-        return self._renamed(read_table(path, None if typed else own, self._format, name).slice(0, HEAD))
+            return self._named(parquet_head(path, own, name, typed), columns, name)
+        table = read_table(path, None if typed else own, self._format, name).slice(0, HEAD)
+        return self._named(table, columns, name)
 
     # -- what columns are called
 
-    def _own(self, columns: Sequence[str]) -> list[str]:
-        """Return the names of these columns in the files."""
-        return [self._called.get(name, name) for name in columns]
+    def _own(self, columns: Sequence[str] | None) -> list[str] | None:
+        """Return the columns of the files that are read for these columns; None for all."""
+        if self._prepare is not None:
+            return list(self._called.values()) or None
+        return None if columns is None else [self._called.get(name, name) for name in columns]
 
-    def _renamed(self, table: pa.Table) -> pa.Table:
-        if not self._names:
-            return table
-        return table.rename_columns([self._names.get(own, own) for own in table.column_names])
+    def _named(self, table: pa.Table, columns: Sequence[str] | None, name: str) -> pa.Table:
+        """Return a table of a file with the names of the job, prepared."""
+        if self._names:
+            table = table.rename_columns([self._names.get(own, own) for own in table.column_names])
+        return table if self._prepare is None else self._prepare.columns(table, columns, name)
 
-    def _as_told(self, table: pa.Table) -> pa.Table:
-        """Return a table with the requested names, and with times in their zone."""
-        table = self._renamed(table)
+    def _as_asked(self, table: pa.Table, columns: Sequence[str], name: str) -> pa.Table:
+        """Return a table with the requested columns, and with times in their zone."""
+        table = self._named(table, columns, name)
         return table if self.local is None else self.local.in_zone(table)
 
     # -- what a run has read of it
@@ -308,7 +317,7 @@ class FileSource(Source):
 
             def read() -> Iterator[pa.Table]:
                 found = read_chunks(path, self._own(columns), self._format, name, in_bytes)
-                return map(self._as_told, found)
+                return (self._as_asked(table, columns, name) for table in found)
 
             if self._reads is None:
                 return read()
@@ -319,7 +328,8 @@ class FileSource(Source):
 
         def rows(columns: Sequence[str], offsets: Offsets) -> pa.Table:
             self._check(name, path)
-            return self._as_told(read_rows(path, self._own(columns), self._format, name, offsets))
+            found = read_rows(path, self._own(columns), self._format, name, offsets)
+            return self._as_asked(found, columns, name)
 
         def check() -> None:
             self._check(name, path)
@@ -328,7 +338,8 @@ class FileSource(Source):
             return parts_of(path, self._format, name)
 
         def part(columns: Sequence[str], index: int) -> Iterator[pa.Table]:
-            return map(self._as_told, read_chunks(path, self._own(columns), self._format, name, part=index))
+            found = read_chunks(path, self._own(columns), self._format, name, part=index)
+            return (self._as_asked(table, columns, name) for table in found)
 
         if not self._grows(name):
             return Fragment(

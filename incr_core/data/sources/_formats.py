@@ -210,7 +210,7 @@ def _parquet_chunks(
                 yield readable(plain(pa.Table.from_batches([batch])))
 
 
-def read_rows(path: File, columns: Sequence[str], format: str | None, place: str, offsets: Offsets) -> pa.Table:
+def read_rows(path: File, columns: Sequence[str] | None, format: str | None, place: str, offsets: Offsets) -> pa.Table:
     """Return the rows at `offsets` (n,) of one file; for Parquet, only their row groups are read."""
     if (format or format_of(path)) != "parquet":
         return read_table(path, columns, format, place).take(pa.array(offsets))
@@ -223,7 +223,7 @@ def read_rows(path: File, columns: Sequence[str], format: str | None, place: str
             kept = np.array(sizes, dtype=np.int64)[holders]
             # Start of each row group in the table read, minus its start in the file.
             shift = np.cumsum(kept) - kept - (ends - sizes)[holders]
-            table = file.read_row_groups(holders.tolist(), columns=list(columns))
+            table = file.read_row_groups(holders.tolist(), columns=None if columns is None else list(columns))
     except (pa.ArrowInvalid, OSError) as error:
         raise _unreadable(place, "parquet", error) from error
     return readable(plain(table)).take(pa.array(offsets + shift[which.reshape(-1)]))

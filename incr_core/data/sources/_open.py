@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from incr_core._util import Catalogue, unknown
 from incr_core.data._local_time import LocalTime
+from incr_core.data._prepare import Prepare
 from incr_core.data.sources._file_source import FileSource
 from incr_core.data.sources._formats import FORMATS, format_of
 from incr_core.data.sources._python_source import PythonSource
@@ -36,6 +37,7 @@ def open_source(
     local: LocalTime | None = None,
     reads: SharedReads | None = None,
     called: Mapping[str, str] | None = None,
+    prepare: Prepare | None = None,
 ) -> Source:
     """Open a file, a folder, a glob (each on disk or at an address), "module:factory" or a callable as a source.
 
@@ -47,6 +49,7 @@ def open_source(
         local: Meaning of times without a zone.
         reads: Tables decoded by other readers of the same stream in this process.
         called: Names of columns in the files, if they differ.
+        prepare: Function that all tables pass through.
 
     Raises:
         StreamError: There are no data files, or they cannot be listed.
@@ -65,8 +68,8 @@ def open_source(
     if format is not None and format not in FORMATS:
         raise ArgumentError(f"stream.format: {unknown('a format', format, FORMATS)}")
     if callable(source):
-        return PythonSource(source, local)
-    text, how = str(source), (tolerant, settle, local, reads, called)
+        return PythonSource(source, local, prepare)
+    text, how = str(source), (tolerant, settle, local, reads, called, prepare)
     if is_address(source):
         return FileSource(_files_at(address_in(source), format), format, *how)
     path = Path(text).expanduser()
@@ -85,7 +88,7 @@ def open_source(
             "change its permissions, or name another path"
         ) from error
     if re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", text) or (text.isidentifier() and text in SOURCES.plugins()):
-        return PythonSource(SOURCES.find(text, "stream.path"), local)
+        return PythonSource(SOURCES.find(text, "stream.path"), local, prepare)
     raise StreamError(
         f'stream.path: expected a file, a folder or a glob, got "{text}", where nothing is; '
         f"check the path (relative paths start at {Path.cwd()})"

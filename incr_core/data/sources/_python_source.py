@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from incr_core.data._local_time import LocalTime
+from incr_core.data._prepare import Prepare
 from incr_core.data.sources._declared import plain
 from incr_core.data.sources._earlier_times import EarlierTimes
 from incr_core.data.sources._fingerprint import change_between
@@ -30,14 +31,18 @@ class PythonSource(Source):
     Args:
         factory: The callable.
         local: Meaning of times without a zone.
+        prepare: Function of the tables.
 
     Example:
         >>> [fragment.name for fragment in PythonSource(lambda: [{"x": [1.0]}, {"x": [2.0]}]).fragments()]
         ['part 0', 'part 1']
     """
 
-    def __init__(self, factory: Callable[[], Iterable[Any]], local: LocalTime | None = None) -> None:
+    def __init__(
+        self, factory: Callable[[], Iterable[Any]], local: LocalTime | None = None, prepare: Prepare | None = None
+    ) -> None:
         super().__init__(local)
+        self._prepare = prepare
         self._factory = factory
         self._is_compared = isinstance(factory, Tables)
 
@@ -62,7 +67,7 @@ class PythonSource(Source):
         fault: StreamError | None = None
         for number, given in enumerate(self._factory()):
             try:
-                table = as_table(given, f"part {number}")
+                table = self._prepared(as_table(given, f"part {number}"), f"part {number}")
                 check_columns(table.column_names, columns if len(table) else (), f"part {number}")
             except StreamError as found:  # the stream will report it, or quarantine the table
                 fault = fault or found
@@ -93,7 +98,7 @@ class PythonSource(Source):
                 given = as_table(given, name)
                 self._check(name, given)
             try:
-                table = as_table(given, name)
+                table = self._prepared(as_table(given, name), name)
                 fragment = Fragment(number, name, _chunks(table, name, self.local), earlier=earlier)
                 earlier = earlier.and_then(fragment.chunks, len(table))
                 if time is not None:
@@ -109,6 +114,9 @@ class PythonSource(Source):
                 continue
             if number not in skip:
                 yield fragment
+
+    def _prepared(self, table: pa.Table, name: str) -> pa.Table:
+        return table if self._prepare is None else self._prepare(plain(table), name)
 
     def drop_fingerprint(self, number: int) -> None:
         """Keep it: a table must be the same at every call, whether it is usable or not."""

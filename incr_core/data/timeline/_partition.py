@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from incr_core.batch import Batch
+from incr_core.data._prepare import Prepare
 from incr_core.data.encoding import ColumnHash, indexed, text
 from incr_core.data.sources import open_source
 from incr_core.data.timeline._drawn import ByDraw, ByTime, Marks, Numbered
@@ -188,7 +189,12 @@ Partition = ByRow | Blocks
 
 
 def owners(
-    source: str | Path | Callable[[], Any], column: str, *, format: str | None = None, tolerant: bool = False
+    source: str | Path | Callable[[], Any],
+    column: str,
+    *,
+    format: str | None = None,
+    tolerant: bool = False,
+    prepare: Prepare | None = None,
 ) -> dict[str | None, int]:
     """Return the distinct values of a column of a whole source, as sorted text with null last, with their row counts.
 
@@ -197,13 +203,14 @@ def owners(
         column: The column.
         format: The format of the files, if their names do not determine it.
         tolerant: Whether to skip files that cannot be read.
+        prepare: Function that all tables pass through.
 
     Example:
         >>> owners(lambda: [{"carrier": ["UA", "AA"]}, {"carrier": ["UA"]}], "carrier")
         {'AA': 1, 'UA': 2}
     """
     rows: Counter[str | None] = Counter()
-    for fragment in open_source(source, format).fragments():
+    for fragment in open_source(source, format, prepare=prepare).fragments():
         try:
             values, codes = indexed(fragment.load([column])[column])
         except StreamError:

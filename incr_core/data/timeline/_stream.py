@@ -13,6 +13,7 @@ from torch import Tensor
 from incr_core._util import prefetch, waiting
 from incr_core.batch import Batch
 from incr_core.data import times as clock
+from incr_core.data._prepare import Prepare
 from incr_core.data.encoding import Encoder, Slices, list_widths
 from incr_core.data.rates import History, Rate
 from incr_core.data.sources import FileSource, SharedReads, open_source
@@ -80,6 +81,7 @@ class Stream:
             decoded and encoded by one of them, and handed to the others.
         slices: the slices of the stream. The metrics of each are reported separately.
         called: column -> what it is called in the files, where that is not its name.
+        prepare: Function that all tables pass through before any other step.
         prefetch: how many increments a thread prepares ahead; 0, and none with `reads`: no thread. With many owners in
             a process there would be as many threads, and what one reads is there for the others already.
 
@@ -114,6 +116,7 @@ class Stream:
         turns: Turns | None = None,
         slices: Slices | None = None,
         called: Mapping[str, str] | None = None,
+        prepare: Prepare | None = None,
         prefetch: int = 2,
     ) -> None:
         self.source, self.format, self._encoder = source, format, encoder
@@ -132,10 +135,17 @@ class Stream:
         self._warm, self._warm_rows = first_cut(warm_start, predict_at, time_zone)
         self._local = local_time(time_zone, predict_at, label_at, self.rates)
         tolerant = self.on_bad_file == "quarantine"
-        self._reads, self._turns, self._called = reads, turns, called
+        self._reads, self._turns, self._called, self._prepare = reads, turns, called, prepare
         self.slices = slices
         self._source = open_source(
-            source, format, tolerant=tolerant, settle=settle, local=self._local, reads=reads, called=called
+            source,
+            format,
+            tolerant=tolerant,
+            settle=settle,
+            local=self._local,
+            reads=reads,
+            called=called,
+            prepare=prepare,
         )
         self._last: Increment | None = None
         self.aside: list[list[int]] = []
@@ -247,7 +257,7 @@ class Stream:
             >>> stream.read_back(torch.tensor([1]), first.cursor).targets
             tensor([2.], dtype=torch.float64)
         """
-        source = open_source(self.source, self.format, local=self._local, called=self._called)
+        source = open_source(self.source, self.format, local=self._local, called=self._called, prepare=self._prepare)
         source.resume(cursor["fragments"], cursor["fingerprints"], cursor.get("appended", ()))
         if self.rates:
             return in_order(by_replay(source, self._loader(), row_ids, cursor))
@@ -259,7 +269,7 @@ class Stream:
         Raises:
             StreamError: The files cannot be read, or the source is a Python function.
         """
-        source = open_source(self.source, self.format, tolerant=True, called=self._called)
+        source = open_source(self.source, self.format, tolerant=True, called=self._called, prepare=self._prepare)
         if not isinstance(source, FileSource):
             raise StreamError("stream.path: expected files, got a function, which may give rows without end")
         return standing(source, self._loader(strict=False, tolerant=True), cursor)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from incr_core.batch import Batch
 from incr_core.data._local_time import LocalTime, in_zone
+from incr_core.data._prepare import Prepare
 from incr_core.data._row_ids import row_ids
 from incr_core.data.encoding import BadRow, Encoder
 from incr_core.data.rates import History, Questions, Rate, with_features
@@ -59,6 +60,7 @@ def encode_file(
     time_zone: str | None = None,
     format: str | None = None,
     labelled: bool = False,
+    prepare: Prepare | None = None,
 ) -> EncodedRows:
     """Encode a file of new rows as the stream does, with the outcomes of `history` (from `Stream.history`).
 
@@ -74,14 +76,17 @@ def encode_file(
         time_zone: As in the stream.
         format: As in the stream, for files without a known suffix.
         labelled: Whether the rows have labels.
+        prepare: As in the stream.
 
     Raises:
         StreamError: The file cannot be read, or lacks a column.
     """
     # Tasks are read where the file has them, whether they are needed or not.
     optional = encoder.task is not None and not encoder.asks_task
-    asked = None if optional else columns_asked(encoder, rates, predict_at, labelled)
+    asked = None if optional or prepare else columns_asked(encoder, rates, predict_at, labelled)
     table, name = read_rows_file(path, asked, format)
+    if prepare is not None:
+        table = prepare(table, name)
     return encode_table(
         table, name, encoder, rates, history, predict_at=predict_at, time_zone=time_zone, labelled=labelled
     )
