@@ -72,7 +72,7 @@ class Recruiter:
         """Number of replicas that are possible if the given number of workers is kept waiting."""
         return (self._pool.here + self._pool.room() - waiting) // self._members.shards
 
-    def regroups(self) -> bool:
+    def membership_changes(self) -> bool:
         """Return whether the number of replicas changes now: by the log, or because workers can join."""
         wanted, members = self._members.wanted, self._members
         if wanted.log:

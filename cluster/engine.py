@@ -301,7 +301,7 @@ class ClusterEngine(Engine):
             meanwhile=self._states.are_files,
             settle=self._settle,
             committed=partial(self._committed, version),
-            regroups=self._regroups,
+            membership_changes=self._membership_changes,
         )
 
     def _keep(self, version: int, handed: Handover) -> Callable[[Callable[[], bool]], Weights]:
@@ -339,10 +339,10 @@ class ClusterEngine(Engine):
             with self._lost("writing a version"):
                 self._pool.call("settle")
 
-    def _regroups(self) -> bool:
+    def _membership_changes(self) -> bool:
         """Return whether the number of replicas changes now."""
         with self._lost("looking for more workers"):
-            return self._recruiter.regroups()
+            return self._recruiter.membership_changes()
 
     def _committed(self, version: int) -> None:
         """Note a commit: used spares may be replaced."""

@@ -46,8 +46,8 @@ class Saving:
         meanwhile: Whether participants continue while the version is saved.
         settle: Waits for all pending writes; raises their errors, including WorkerLost.
         committed: Called after the commit.
-        regroups: Called once the commit has begun: whether the set of participants changes now. If so, `Engine.start`
-            is called.
+        membership_changes: Called once the commit has begun: whether the set of participants changes now. If so,
+            `Engine.start` is called.
     """
 
     weights: Callable[[Callable[[], bool]], Weights]
@@ -61,4 +61,4 @@ class Saving:
     meanwhile: bool = False
     settle: Callable[[], None] = _nothing
     committed: Callable[[], None] = _nothing
-    regroups: Callable[[], bool] = _no
+    membership_changes: Callable[[], bool] = _no

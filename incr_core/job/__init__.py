@@ -1,7 +1,8 @@
 """A job: the job file and the parts that it names. Python code may build the same parts directly.
 
-`file` reads the job file into its `sections`, or reports its first error (`fault`). `data`, `objective`, `model`,
-`learning` and `drift` each build their parts from the file alone. A `Job` combines them.
+`file` reads the job file into its `sections`, applies `settings`, checks the `consistency` of the sections, or reports
+the first error (`fault`). `data`, `objective`, `model`, `learning` and `drift` each build their parts from the file
+alone. A `Job` combines them.
 """
 
 from __future__ import annotations

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
+from torch import nn
 
 from incr_core.batch import Batch, split_inputs
+from incr_core.learner._forwards import Forwards
 from incr_core.models import LearnsFromSums
+from incr_core.numerics import Precision
 from incr_core.objectives import Blend
 from incr_core.update import Weights
-
-if TYPE_CHECKING:
-    from incr_core.learner._learner import Learner
 
 __all__ = ["judged"]
 
@@ -21,17 +19,13 @@ BATCH = 8192
 
 
 @torch.no_grad()
-def judged(learner: Learner, labelled: Batch) -> Weights:
+def judged(model: nn.Module, objective: Blend, forwards: Forwards, precision: Precision, labelled: Batch) -> Weights:
     """Return the experts' errors on rows about to be learned, and the rows' additions to sums of closed-form experts.
 
-    The values are additive, by the statistic's name in the learner's weights. Without experts the result is empty.
+    The values are additive, by the statistic's name in the learner's weights. The rows are on the model's device.
     """
-    objective, model = learner.objective, learner.model
-    if not isinstance(objective, Blend):
-        return {}
-    labelled = labelled.to(learner.device)
-    learner.forwards.set_mode(training=False)
-    with learner.forwards.predicting(), learner.precision.autocast():
+    forwards.set_mode(training=False)
+    with forwards.predicting(), precision.autocast():
         output = torch.cat([model(part) for part in split_inputs(labelled.inputs, BATCH)])
     found = objective.observe_answers(output.float(), labelled.targets, labelled.weights)
     measured = {f"objective.{name}": value for name, value in found.items()}

@@ -19,7 +19,6 @@ from incr_core.errors import ArgumentError
 from incr_core.learner._division import Division, Rows
 from incr_core.learner._forwards import Forwards
 from incr_core.learner._graphed_step import GraphedStep, warn_eager, why_not_graphed
-from incr_core.learner._judging import judged
 from incr_core.learner._mergeable import Mergeable
 from incr_core.learner._optimizer_step import Descent
 from incr_core.learner._optimizers import OptimizerFactory, optimizer_for
@@ -297,10 +296,6 @@ class Learner(Mergeable, Predicting, Resuming):
         """Count a step without effect, over rows that strategies process when the increment ends."""
         self.context.step += 1
         return sum(map(len, batches))
-
-    def judge_experts(self, labelled: Batch) -> Weights:
-        """Return the experts' statistics of rows about to be learned (`judged`)."""
-        return judged(self, labelled)
 
     def rehearse(self, rows: Batch) -> Update:
         """Pass once more over rows that were learned before, without inserting them into memories again."""

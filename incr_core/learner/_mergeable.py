@@ -10,9 +10,11 @@ from torch.optim import Optimizer
 
 from incr_core.batch import Batch
 from incr_core.errors import CheckpointError, StrategyError
+from incr_core.learner._forwards import Forwards
+from incr_core.learner._judging import judged
 from incr_core.models import Entries, IdTable, absorb_ids, id_tables_of, is_id_count
-from incr_core.numerics import like, local, refusal_of
-from incr_core.objectives import Objective
+from incr_core.numerics import Precision, like, local, refusal_of
+from incr_core.objectives import Blend, Objective
 from incr_core.strategies import Context, Hooks, Strategy, derived
 from incr_core.update import Weights
 
@@ -22,8 +24,8 @@ __all__ = ["Mergeable"]
 class Mergeable:
     """The part of a learner that adopts anchors and provides its contribution.
 
-    The attributes `model`, `objective`, `strategies`, `hooks`, `context`, `device` and `typical` are those of the
-    learner; `entries` are the tensors that merge.
+    The attributes `model`, `objective`, `strategies`, `hooks`, `context`, `device`, `forwards`, `precision` and
+    `typical` are those of the learner; `entries` are the tensors that merge.
 
     Example:
         >>> from incr_core.learner._learner import Learner
@@ -41,6 +43,8 @@ class Mergeable:
     hooks: Hooks
     context: Context
     device: torch.device
+    forwards: Forwards
+    precision: Precision
     typical: Batch | None
     optimizer: Optimizer
 
@@ -135,11 +139,10 @@ class Mergeable:
         if observe is not None:
             inputs = labelled.to(self.device).inputs
             measured |= {f"model.{name}": value for name, value in observe(inputs).items()}
-        return measured | self.judge_experts(labelled)
-
-    def judge_experts(self, labelled: Batch) -> Weights:
-        """Return the experts' statistics of rows about to be learned, if the model has several experts."""
-        raise NotImplementedError
+        if isinstance(self.objective, Blend):
+            there = labelled.to(self.device)
+            measured |= judged(self.model, self.objective, self.forwards, self.precision, there)
+        return measured
 
     @torch.no_grad()
     def absorb(self, measured: Mapping[str, Tensor]) -> None:

@@ -20,6 +20,7 @@ from incr_core.loop._commits import Commits
 from incr_core.loop._divergence import Divergence, fault_of
 from incr_core.loop._events import Event
 from incr_core.loop._gate import Verdict, total
+from incr_core.loop._limits import Limits
 from incr_core.loop._losses import Losses
 from incr_core.loop._newest import Newest
 from incr_core.loop._pending_commit import PendingCommit, metrics_row, trivial_columns
@@ -107,7 +108,7 @@ class Learning:
             saving = self.commit()
             if leaving:
                 self.commits.land()
-            if saving is not None and saving.regroups():
+            if saving is not None and saving.membership_changes():
                 self.resume()
 
     def _before(self, arrivals: Sequence[Arrival]) -> None:
@@ -159,7 +160,8 @@ class Learning:
             pending.diverged += [whole_table(arrival.rows, self.engine.origins, skipped) for arrival in arrivals]
             kind = "set aside" if aside else "diverged"
             self._happened(tick, kind, skipped, "its rows are in quarantine", counts.labelled)
-        self._keep_limits(tick, counts, arrivals, learned)
+        if state.limits is not None:
+            self._keep_limits(state.limits, tick, counts, arrivals, learned)
         statistics = metrics.total(arrival.statistics for arrival in arrivals)
         state.reached, state.totals.seconds = tick.time, self._seconds()
         state.totals.add(counts, learned, statistics, skipped=skipped is not None, aside=aside)
@@ -168,7 +170,8 @@ class Learning:
         version = self.commits.next_version
         if state.gate is not None:
             state.gate.learned(counts.labelled if skipped is None else 0)
-        sliced = state.slices.add((arrival.sliced for arrival in arrivals), self.objective)
+        slices = state.slices
+        sliced = {} if slices is None else slices.add((arrival.sliced for arrival in arrivals), self.objective)
         pending.metrics.append(
             metrics_row(arrivals, counts, learned, now, so_far, version, skipped=skipped is not None)
             | sliced
@@ -183,9 +186,10 @@ class Learning:
         value, rates = so_far.get(main, math.nan), state.totals.rows_per_second
         self._on_progress(Progress(tick.name, state.totals.rows_learned, rates, main, value))
 
-    def _keep_limits(self, tick: Tick, counts: Counts, arrivals: Sequence[Arrival], learned: Round) -> None:
+    def _keep_limits(
+        self, limits: Limits, tick: Tick, counts: Counts, arrivals: Sequence[Arrival], learned: Round
+    ) -> None:
         """Note that rows are dropped from here on, or none any more; decide which share of the next ones is learned."""
-        limits = self.state.limits
         offers = counts.dropped + counts.labelled > 0 and tick.name != WAITING
         if limits.dropping != bool(counts.dropped) and offers:
             limits.dropping = bool(counts.dropped)
@@ -265,8 +269,9 @@ class Learning:
             self.state.load_state_dict(kept)
             self.engine.start(Commit(version, weights, kept["engine"]))
             self._pass_over(self.state.dropped)
-            if kept.get("limits", {"share": 1.0})["share"] < 1.0:  # the limit itself may have changed since
-                self._order(Orders(share=self.state.limits.share))
+            limits, share = self.state.limits, kept.get("limits", {}).get("share", 1.0)
+            if limits is not None and share < 1.0:  # the limit itself may have changed since
+                self._order(Orders(share=limits.share))
         if self._begun is None:
             self._begun = time.perf_counter() - self.state.totals.seconds
 

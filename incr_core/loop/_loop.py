@@ -147,11 +147,13 @@ class Loop:
         The entry "finished" is the result of `run`.
         """
         finished = self.run()
+        slices = self.learning.state.slices
+        sliced = {} if slices is None else slices.summary(self.objective)
         summary = {
             "name": self.job.name,
             "engine": self.engine.name,
             **self.totals.summary(self.objective),
-            **({"slices": slices} if (slices := self.learning.state.slices.summary(self.objective)) else {}),
+            **({"slices": sliced} if sliced else {}),
             "model_sha256": model_sha256(self.engine.weights()),
             "version": self.learning.commits.version,
             "seed": self.job.learner.seed,

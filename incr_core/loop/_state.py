@@ -20,16 +20,25 @@ __all__ = ["LoopState"]
 class LoopState:
     """The loop's own state, initially as at the start of a job's run.
 
-    totals, clients, slices: sums over all increments, and those of each client and each slice. controller, review,
-    gate: what notices drift, looks back and judges versions; None where the job does not ask for it. limits: which
-    share of rows is learned. dropped: up to which increment and which time rows are set aside, and why; None where none
-    are. reached: where the last increment ended, in microseconds.
+    Attributes:
+        totals: Sums over all increments.
+        clients: Sums over the increments of each client.
+        slices: Sums over the increments of each slice; None if the job names no slices and the run has had none.
+        controller: Detects drift and decides on the actions; None if the job has no detectors.
+        review: Schedule of the passes over the history; None if the job has none.
+        gate: Judges versions; None if the job has no gate.
+        limits: Share of the rows to learn; None if the job limits no increment and the run has had no limit.
+        dropped: Up to which increment and time rows are set aside, and the reason; None if none are.
+        reached: End of the last increment, in microseconds.
     """
 
     def __init__(self, job: Job) -> None:
-        self.totals, self.clients, self.slices = Totals(), NamedSums(), SliceTotals()
+        self.totals, self.clients = Totals(), NamedSums()
+        self.slices = SliceTotals() if job.features.slices else None
         self.controller, self.review, self.gate = job.controller(), job.reviews(), _gate(job)
-        self.limits = Limits(job.limits.seconds)
+        self._limits = job.limits
+        limits_rows = bool(job.limits.model_dump(exclude={"disk"}, exclude_none=True))
+        self.limits = Limits(self._limits.seconds) if limits_rows else None
         self.dropped: dict[str, Any] | None = None
         self.reached = 0
 
@@ -44,21 +53,26 @@ class LoopState:
             "controller": None if self.controller is None else self.controller.state_dict(),
             "review": None if self.review is None else self.review.state_dict(),
             "clients": self.clients.state_dict(),
-            "slices": self.slices.state_dict(),
-            "limits": self.limits.state_dict(),
             "gate": None if self.gate is None else self.gate.state_dict(),
             "dropped": self.dropped,
             "reached": self.reached,
         }
+        if self.slices is not None:
+            state["slices"] = self.slices.state_dict()
+        if self.limits is not None:
+            state["limits"] = self.limits.state_dict()
         return copy.deepcopy(state) if copied else state
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the state."""
         self.totals = Totals(**state["totals"])
         self.clients.load_state_dict(state.get("clients", {"clients": [], "sums": {}}))
-        for name, kept in (("slices", self.slices), ("limits", self.limits)):
-            if name in state:  # an earlier incr kept none
-                kept.load_state_dict(state[name])
+        if "slices" in state:  # also if the job no longer names slices
+            self.slices = SliceTotals() if self.slices is None else self.slices
+            self.slices.load_state_dict(state["slices"])
+        if "limits" in state:  # also if the job no longer has limits: the event that they have ended is still due
+            self.limits = Limits(self._limits.seconds) if self.limits is None else self.limits
+            self.limits.load_state_dict(state["limits"])
         if self.controller is not None:
             self.controller.load_state_dict(state["controller"])
         if self.review is not None:

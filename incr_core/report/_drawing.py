@@ -73,10 +73,11 @@ def new_square(x: str, y: str) -> tuple[Figure, Axes]:
 
 def quiet(axes: Axes) -> None:
     """Apply the frame of one line and the grey tick labels."""
+    # First, because each tick that exists by then is changed. Lines of no length would still be drawn one by one.
+    axes.tick_params(left=False, bottom=False, length=0, colors=QUIET, labelsize=9, pad=6)
     axes.set_axisbelow(True)
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.spines["bottom"].set_color("#c5ccd3")
-    axes.tick_params(colors=QUIET, labelsize=9, length=0, pad=6)
     for label in (axes.xaxis.label, axes.yaxis.label):
         label.set(color=QUIET, fontsize=9)
 

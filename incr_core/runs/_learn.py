@@ -55,10 +55,15 @@ def learn(
     with nullcontext() if alerts is None else alerts:
         finished = _learn_one(job, out, kind, on_progress, job.name, lost, alerts, follow=follow)
     local, _ = engine_chosen(job, "local")
+    beside = list[str]()
     for name, baseline in baselines.items() if finished and not follow else ():
-        if asked(out, STOP) or not _learn_one(baseline, out / "baselines" / name, local, on_progress, name):
+        if asked(out, STOP):
             break
-    write_report(RunDirectory.open(out))
+        beside.append(name)
+        if not _learn_one(baseline, out / "baselines" / name, local, on_progress, name):
+            break
+    if beside:  # the report of the run was written without them
+        write_report(RunDirectory.open(out))
     return job
 
 

@@ -117,6 +117,7 @@ def test_it_stops_where_the_champion_stands(tmp_path: Path) -> None:
     assert summary.rows_learned == 2000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("label", ["tall", "size", "score"])
 def test_experts_teach_one_network_what_their_mix_answers(tmp_path: Path, label: str) -> None:
     table, objective = made_up(400), {"tall": "binary", "size": "multiclass", "score": "regression"}[label]

@@ -95,7 +95,9 @@ def test_increments_that_take_too_long_are_sampled_and_a_resumed_run_goes_on_wit
             loop.learning.resume()
         finally:
             engine.close()
-    assert loop.learning.state.limits.share == 0.01
+    limits = loop.learning.state.limits
+    assert limits is not None
+    assert limits.share == 0.01
 
 
 def test_the_share_grows_again_where_there_is_time() -> None:
@@ -115,6 +117,21 @@ def test_without_limits_nothing_is_dropped(tmp_path: Path, table: Path) -> None:
     assert limited.sha256 == plain.sha256
     assert not counted(tmp_path / "limited", "dropped")
     assert "rows_dropped" not in RunDirectory.open(tmp_path / "limited").table("metrics").column_names
+
+
+@pytest.mark.parametrize(("before", "after"), [([], [HOURLY]), ([HOURLY], [])])
+def test_a_run_continues_when_its_job_gets_or_loses_limits(before: list[str], after: list[str], tmp_path: Path) -> None:
+    finish(by_day(tmp_path, *before), tmp_path / "run", LocalEngine, stop_after=3)
+    finish(by_day(tmp_path, *after), tmp_path / "run", LocalEngine)
+    found = RunDirectory.open(tmp_path / "run")
+    limited = [bool(rows) for rows in found.table("metrics").to_pandas()["rows_dropped"].fillna(0)]
+    assert limited == ([False] * 3 + [True] * 3 if after else [False] + [True] * 2 + [False] * 3)
+    told = [(event["kind"], event["action"]) for event in found.table("events").to_pylist()]
+    assert told[-1] == (
+        "limit",
+        "all are learned" if before else "a sample is learned, the others are in the table dropped",
+    )
+    assert not audit(tmp_path / "run").violations
 
 
 def test_rows_are_held_back_of_those_that_may_be_learned(tmp_path: Path) -> None:
@@ -152,6 +169,7 @@ def test_what_cannot_be_is_refused_by_name(settings: list[str], message: str, ta
         Job.from_document(document, [setting for setting in settings if "null" not in setting])
 
 
+@pytest.mark.slow
 def test_older_versions_lose_their_weights_where_the_directory_is_full(tmp_path: Path) -> None:
     wanted = by_day(tmp_path, "model.hidden=[256, 128]", days=12)
     plain = Run(tmp_path / "plain", wanted.resolved()).run()

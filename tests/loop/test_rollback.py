@@ -66,6 +66,7 @@ def test_learning_goes_on_from_the_version_to_the_bits_of_a_run_that_never_went_
     assert audit(run.path).holds
 
 
+@pytest.mark.slow
 def test_rows_may_be_set_aside(tmp_path: Path) -> None:
     run, days = learned(tmp_path / "run", 6), people(8)
     assert main(["rollback", str(run.path), "3", "--drop"]) == 0

@@ -90,6 +90,7 @@ def test_a_run_has_finished_when_its_baselines_have(job: Job, tmp_path: Path) ->
     assert json.loads((tmp_path / "run/summary.json").read_text())["finished"]
     assert not found.summary.finished
     assert found.run().summary.finished
+    assert "frozen" in (tmp_path / "run/report.html").read_text(), "the report is written again, beside its baselines"
     assert found.baselines["frozen"].summary.rows_predicted == 200
     assert found.baselines["frozen"].summary.model_sha256 != found.summary.model_sha256
     told = json.loads((tmp_path / "run/summary.json").read_text())
@@ -116,6 +117,7 @@ def test_a_run_whose_job_an_earlier_incr_wrote_goes_on(job: Job, tmp_path: Path)
     assert (out / "job.toml").read_text().splitlines()[0] == head.strip()
 
 
+@pytest.mark.slow
 def test_a_job_file_runs_by_its_path_and_tables_by_their_names(tmp_path: Path, job: Job) -> None:
     (tmp_path / "job.toml").write_text(job.toml())
     paths: list[Path | str] = [tmp_path / "job.toml", str(tmp_path / "job.toml")]

@@ -86,6 +86,7 @@ def test_a_run_that_goes_on_has_the_slices_of_one_that_was_never_stopped(whole: 
     assert learned(tmp_path / "run", days(), **values).summary.slices == whole.summary.slices
 
 
+@pytest.mark.slow
 def test_values_that_the_job_does_not_name_are_the_frequent_ones_of_the_first_rows(tmp_path: Path) -> None:
     rows = days()[:2]
     run = learned(tmp_path / "run", rows)

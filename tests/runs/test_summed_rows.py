@@ -69,6 +69,7 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 ASKED = rows((0, range(0, 60, 2)), (2, range(10, 30)))
 
 
+@pytest.mark.slow
 def test_a_run_goes_on_as_if_the_rows_had_never_come(tmp_path: Path) -> None:
     write(tmp_path / "data", range(DAYS - 1))
     run(job(tmp_path / "data"), tmp_path / "run")
@@ -87,6 +88,7 @@ def test_a_run_goes_on_as_if_the_rows_had_never_come(tmp_path: Path) -> None:
     assert not same(before, weights(tmp_path / "run"))
 
 
+@pytest.mark.slow
 def test_a_kill_in_the_midst_of_it_takes_nothing_out_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write(tmp_path / "data", range(DAYS - 1))
     run(job(tmp_path / "data"), tmp_path / "run")

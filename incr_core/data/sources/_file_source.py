@@ -334,16 +334,23 @@ class FileSource(Source):
         def check() -> None:
             self._check(name, path)
 
-        def parts() -> list[int | None]:
+        def part_rows() -> list[int | None]:
             return parts_of(path, self._format, name)
 
-        def part(columns: Sequence[str], index: int) -> Iterator[pa.Table]:
+        def read_part(columns: Sequence[str], index: int) -> Iterator[pa.Table]:
             found = read_chunks(path, self._own(columns), self._format, name, part=index)
             return (self._as_asked(table, columns, name) for table in found)
 
         if not self._grows(name):
             return Fragment(
-                number, name, chunks, rows=rows, fingerprint=fingerprint, check=check, parts=parts, part=part
+                number,
+                name,
+                chunks,
+                rows=rows,
+                fingerprint=fingerprint,
+                check=check,
+                part_rows=part_rows,
+                read_part=read_part,
             )
         stop = min((added.row for added in later), default=None)
         start = mine.row

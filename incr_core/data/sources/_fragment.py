@@ -28,8 +28,9 @@ class Fragment:
             where nothing follows.
         fingerprint: of its file as it was read; None where the fragment may be another one when it is read again.
         check: makes sure that its file is as it was read, or takes note of it; `chunks` does so too.
-        parts, part: the rows of each part that can be read by itself, None where that takes reading it; and a function
-            that reads one, as `chunks` does. None where the fragment is one part.
+        part_rows: Returns the number of rows of each part that can be read by itself; None for a part that must be read
+            to count them. None if the fragment is one part.
+        read_part: Reads one part, as `chunks` does; None if the fragment is one part.
         earlier: the times of the rows before it, where fragments come in one order for all who read them.
     """
 
@@ -44,8 +45,8 @@ class Fragment:
     stop: int | None = None
     fingerprint: Callable[[], str] | None = None
     check: Callable[[], None] = lambda: None
-    parts: Callable[[], list[int | None]] | None = None
-    part: Callable[[Sequence[str], int], Iterator[pa.Table]] | None = None
+    part_rows: Callable[[], list[int | None]] | None = None
+    read_part: Callable[[Sequence[str], int], Iterator[pa.Table]] | None = None
     earlier: EarlierTimes | None = None
 
     @property

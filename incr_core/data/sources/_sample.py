@@ -93,14 +93,14 @@ def _listed(columns: list[str]) -> str:
 
 def _some(fragment: Fragment, columns: list[str], most: int) -> tuple[pa.Table, int]:
     """Return about `most` rows spread over a file, and its number of rows."""
-    parts = [] if fragment.parts is None else fragment.parts()
-    if fragment.part is None or len(parts) < 2 or None in parts:
+    parts = [] if fragment.part_rows is None else fragment.part_rows()
+    if fragment.read_part is None or len(parts) < 2 or None in parts:
         table = fragment.load(columns)
         return _spread(table, most), len(table)
     sizes = [rows or 0 for rows in parts]
     wanted = max(1, round(len(parts) * most / max(sum(sizes), 1)))
     places = np.unique(np.linspace(0, len(parts) - 1, min(wanted, len(parts))).round().astype(int))
-    read = [table for place in places for table in fragment.part(columns, int(place))]
+    read = [table for place in places for table in fragment.read_part(columns, int(place))]
     return _spread(pa.concat_tables(read), most), sum(sizes)
 
 

@@ -114,7 +114,7 @@ class TurnReader(ChunkReader):
         item = sharing.item(part, sharing.place + given)
         try:
             sizes = _sizes(fragment)
-            tables = fragment.chunks(columns) if fragment.part is None else fragment.part(columns, part)
+            tables = fragment.chunks(columns) if fragment.read_part is None else fragment.read_part(columns, part)
             for table in islice(tables, skip, None):
                 turns.reach(item)
                 chunk, handed = self._made(fragment, table, fragment.start + given, alike=alike)
@@ -162,9 +162,9 @@ class TurnReader(ChunkReader):
         times = cache(lambda: self.chunks.times_of(fragment))  # of all rows, because a leap is visible only among them
 
         def make(index: int) -> Made:
-            assert fragment.part is not None
+            assert fragment.read_part is not None
             start, stop = int(ends[index]) - sizes[index], int(ends[index])
-            table = pa.concat_tables(fragment.part(self.chunks.columns, index))
+            table = pa.concat_tables(fragment.read_part(self.chunks.columns, index))
             read = None if self.chunks.predict_at is None else times().slice(start, stop)
             return self._made(fragment, table, fragment.start + start, read)
 
@@ -216,7 +216,7 @@ class TurnReader(ChunkReader):
 
 def _sizes(fragment: Fragment) -> list[int | None]:
     """Return the number of rows of each part of a fragment; None if it is known only after reading."""
-    sizes = [None] if fragment.parts is None else fragment.parts()
+    sizes = [None] if fragment.part_rows is None else fragment.part_rows()
     # Only the first part may be empty.
     return [size for index, size in enumerate(sizes) if size != 0 or not index]
 
