@@ -60,11 +60,11 @@ class OneMessage:
             self.going[:, place] = span.read(tensors)
 
     def counts(self) -> list[int]:
-        """The rows of each replica, of what came."""
+        """Return the count of rows from each replica."""
         found: list[int] = self.coming[:, :8].contiguous().view(torch.int64).flatten().tolist()
         return found
 
     def read(self) -> Iterator[tuple[Span, list[Weights]]]:
-        """Each span, with what came of it from each replica, by run."""
+        """Yield each span with its tensors from each replica, by run."""
         for span, place in zip(self.spans, self._places, strict=True):
             yield span, [span.runs(row[place]) for row in self.coming]

@@ -50,8 +50,10 @@ def test_every_way_to_read_a_file_gives_the_prepared_columns(file: Path) -> None
         fragment.take(["bmi"], np.array([299, 71]))["bmi"].to_pylist(), whole["bmi"].take([299, 71]).to_pylist()
     )
     assert source.head(["city"])["city"].to_pylist()[:3] == ["0", "1", "2"]
-    if fragment.part is not None and fragment.parts is not None:
-        parts = [len(table) for place in range(len(fragment.parts())) for table in fragment.part(["bmi"], place)]
+    if fragment.read_part is not None and fragment.part_rows is not None:
+        parts = [
+            len(table) for place in range(len(fragment.part_rows())) for table in fragment.read_part(["bmi"], place)
+        ]
         assert sum(parts) == 300
 
 
