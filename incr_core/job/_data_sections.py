@@ -149,7 +149,7 @@ class FeaturesSection(Section):
     prepare_types: dict[str, str] | None = None
     """The Arrow types of the columns given to `prepare`: `{ height = "double", at = "timestamp[us]" }`. Values are
     converted to them, so rows of a request or of a CSV file are given to the function in the types of the stream.
-    Default: the types of the first rows, kept by the run.
+    A column that is not named has the type of the first rows, which the run keeps.
     """
     label: str | Annotated[list[str], Field(min_length=1)]
     """The column to predict. Null and empty text are no labels. `multilabel`: a column of lists of labels, or several

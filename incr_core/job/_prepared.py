@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from incr_core._util import Catalogue
+from incr_core._util import Catalogue, unknown
 from incr_core.data import Prepare, raw_types
 from incr_core.data.sources import open_source, seconds
 from incr_core.errors import ArgumentError, JobError
@@ -34,14 +34,23 @@ def prepare_of(job: JobFile) -> Prepare | None:
 
 
 def with_types(job: JobFile, settled: Mapping[str, Any], source: Any) -> JobFile:
-    """Return a job with the types of its raw columns: its own, those of a run that has begun, or of the first rows."""
+    """Return a job with the types of all its raw columns: its own, and of others those of the first rows.
+
+    A request has the columns that have a type, so no column may be left out. A run that has begun keeps its types.
+
+    Raises:
+        JobError: The job names a type of a column that the first rows do not have.
+    """
     features = job.features
-    if features.prepare is None or features.prepare_types is not None:
+    if features.prepare is None:
         return job
-    types = settled.get("prepare_types")
+    types, stated = settled.get("prepare_types"), features.prepare_types or {}
     if types is None:
         tolerant, settle = features.tolerates_bad_files, seconds(job.stream.settle)
-        types = raw_types(open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle).head())
+        rows = open_source(source, job.stream.file_format, tolerant=tolerant, settle=settle).head()
+        if absent := [name for name in stated if name not in rows.column_names]:
+            raise JobError(f"features.prepare_types: {unknown('a column of the rows', absent[0], rows.column_names)}")
+        types = raw_types(rows)
     document = job.document()
-    document["features"]["prepare_types"] = types
+    document["features"]["prepare_types"] = {**types, **stated}
     return JobFile.from_document(document, objects=job.objects_given)

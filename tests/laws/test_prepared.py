@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from incr_core.engines import LocalEngine
+from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.runs import Run, Version
 from incr_core.serving._asked import Asked, ask
@@ -90,6 +91,21 @@ def test_the_types_of_the_first_rows_are_kept_by_the_run(tmp_path: Path) -> None
     finish(job(tmp_path / "rows"), tmp_path / "run", LocalEngine)
     kept = Run(tmp_path / "run").job.features.prepare_types
     assert kept == {"when": "timestamp[us]", "kg": "double", "cm": "int64", "who": "string", "fat": "int64"}
+
+
+def test_a_type_of_one_column_leaves_the_others_in_a_request(tmp_path: Path) -> None:
+    finish(job(tmp_path / "rows", 'features.prepare_types={cm="double"}'), tmp_path / "run", LocalEngine)
+    kept = Run(tmp_path / "run").job.features.prepare_types
+    assert kept == {"when": "timestamp[us]", "kg": "double", "cm": "double", "who": "string", "fat": "int64"}
+    version, rows = Version.load(tmp_path / "run"), {"kg": 70.5, "cm": 170, "who": "p3", "when": "2024-01-01T00:00:00"}
+    asked = Asked(version)
+    [served] = ask([asked.question(rows_in(json.dumps({"rows": [rows]}).encode(), 100))])
+    assert served["predictions"][0] is not None
+
+
+def test_a_type_of_a_column_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(JobError, match=r"prepare_types: expected a column of the rows, got 'cn'; known: cm, fat, kg"):
+        job(tmp_path / "rows", 'features.prepare_types={cn="double"}')
 
 
 def test_columns_left_open_are_those_of_the_result(tmp_path: Path) -> None:
