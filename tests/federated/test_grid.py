@@ -116,6 +116,7 @@ def test_any_number_of_workers_gives_the_same_bits(table: Path, tmp_path: Path) 
 
 
 @pytest.mark.last  # when its simulation ends, Flower stops whatever Ray this process is connected to
+@pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")  # Ray waits for none
 def test_flowers_simulation_comes_to_the_same_bits(table: Path, tmp_path: Path) -> None:
     job: Job = people(table, "federated.rounds=2", "stream.every=600")
     ours = finish(job, tmp_path / "ours", on(InProcessGrid(3)))

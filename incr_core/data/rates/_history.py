@@ -22,7 +22,7 @@ Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 SHARE = 4
-"""Sort all outcomes anew when those added since the last time are more than one in so many."""
+"""Sort all outcomes again when more than one in `SHARE` of them was added since the last time."""
 
 
 class History:
