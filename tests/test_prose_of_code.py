@@ -16,7 +16,8 @@ ROOT = Path(__file__).resolve().parents[1]
 CLEAN = [
     *("__init__.py", "batch.py", "errors.py", "shown.py", "update.py"),
     *("data", "drift", "engines", "learner", "loop", "memories", "metrics", "models", "numerics", "objectives"),
-    *("estimators", "privacy", "registry", "report", "rounds", "runs", "storage", "strategies", "testing"),
+    *("estimators", "privacy", "registry", "report", "rounds", "runs", "serving"),
+    *("storage", "strategies", "testing"),
 ]
 """Packages and modules of incr_core whose prose is rewritten. Add a package when its prose is."""
 
@@ -35,7 +36,8 @@ OPENINGS = ("What ", "Who ", "How ", "Which ", "Where ", "That ", "Those ")
 """First words that a docstring does not begin with."""
 
 _WORDS = re.compile(rf"\b(?:{'|'.join(map(re.escape, WORDS))})\b", re.IGNORECASE)
-_CODE = re.compile(r"`[^`]*`|^\s*(?:>>>|\.\.\.) .*$", re.MULTILINE)
+_CODE = re.compile(r"`[^`]*`|^\s*(?:>>>|\.\.\.) .*$|^ {4,}\w+(?:, \w+)*: ", re.MULTILINE)
+_OTHER_LANGUAGE = re.compile(r"\s*(?:SELECT|INSERT INTO|UPDATE|DELETE FROM|CREATE|const) ")
 
 
 def docstrings_in(tree: ast.Module) -> Iterator[ast.Constant]:
@@ -46,12 +48,16 @@ def docstrings_in(tree: ast.Module) -> Iterator[ast.Constant]:
 
 
 def prose_in(text: str) -> Iterator[tuple[int, str]]:
-    """The prose of a module, with its lines: docstrings, comments, and string literals that contain a space."""
+    """The prose of a module, with its lines: docstrings, comments, and string literals that contain a space.
+
+    Literals that begin with a statement of SQL or JavaScript are code.
+    """
     tree = ast.parse(text)
     alone = {id(string) for string in docstrings_in(tree)}
     for node in ast.walk(tree):
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
-            is_prose = id(node) in alone or " " in node.value.strip()
+            is_code = " " not in node.value.strip() or _OTHER_LANGUAGE.match(node.value) is not None
+            is_prose = id(node) in alone or not is_code
             yield from [(node.lineno, node.value)] * is_prose
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type == tokenize.COMMENT:
@@ -102,7 +108,10 @@ def test_a_word_of_the_list_is_seen(text: str, found: list[str]) -> None:
         'told = ["Told"]',
         '"""Runs `told`.\n\n>>> nobody = 1\n"""',
         '"""Return how many rows there are."""',
+        '"""Rows.\n\n    Args:\n        told: The labels.\n    """',
         "# Relies on it.",
+        'x = "SELECT told FROM labels"',
+        'x = "\\nconst at = told;"',
     ],
 )
 def test_code_is_not_prose(text: str) -> None:

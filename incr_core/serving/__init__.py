@@ -1,4 +1,4 @@
-"""Answer questions over HTTP with a run's champion, whichever that is by now."""
+"""Predictions over HTTP by the current champion of a run."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""The questions that a server answers, as an ASGI application.
+"""The HTTP interface of a server, as an ASGI application.
 
-Every request ends in an answer or in a short refusal, which never repeats a value that was sent; none but /feedback
-changes what is answered later. A body is read up to a limit, and of large ones one at a time is worked on: that bounds
-what requests take of memory.
+Every request ends in an answer or in a short refusal. A refusal never repeats a value of the request. Only /feedback
+changes later answers. A body is read up to a limit, and large bodies are processed one at a time. Both bound the memory
+that requests take.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ from incr_core.shown import shown
 __all__ = ["MAX_BYTES", "MAX_ROWS", "App"]
 
 MAX_BYTES = 8_000_000
-"""Of a request's body."""
+"""Bytes of a request's body."""
 
 MAX_ROWS = 10_000
-"""Of a request."""
+"""Rows of a request."""
 
 SMALL = 65_536
-"""Bytes of a body that the event loop itself reads; larger ones are read by a thread, one at a time."""
+"""Bytes of a body up to which the event loop reads it. A thread reads larger bodies, one at a time."""
 
 PUBLISH = 1.0
 """Seconds after which a worker publishes its counts again."""
@@ -48,15 +48,18 @@ Handler = Callable[[Scope, Receive], Awaitable[Reply]]
 
 
 class App:
-    """POST /predict with {"rows": [{...}, ...]}, /feedback and /shadow; GET /version, /health, /ready, /metrics and
-    /openapi.json.
+    """The HTTP interface of a server.
+
+    POST /predict with {"rows": [{...}, ...]}, /feedback and /shadow; GET /version, /health, /ready, /metrics and
+    /openapi.json. /openapi.json describes the rows of a request by the job's columns.
 
     Args:
-        champion: who answers.
-        max_bytes, max_rows: of one request. What it may hold is told at /openapi.json, by the job's columns.
-        feedback: keeps predictions, and takes labels; None: neither is done.
-        guard: who may ask, and how much.
-        shadow: another version that is asked the same; None: there is none.
+        champion: The version that answers.
+        max_bytes: Maximum size of a request's body.
+        max_rows: Maximum number of rows of a request.
+        feedback: Records predictions and receives labels. None does neither.
+        guard: Token and limits of requests. None sets the defaults of `Guard`.
+        shadow: Another version that predicts the same rows. None: there is none.
     """
 
     def __init__(
@@ -74,7 +77,7 @@ class App:
         self.guard = guard or Guard()
         self.board, self.worker = self.guard.board, self.guard.worker
         self.before = self.board.published(self.worker)
-        """The counts of the workers before this one at its place."""
+        """Counts of the earlier workers at this worker's place."""
         self.metrics = Metrics()
         threads = champion.current.version.job.learner.threads
         self._pool = ThreadPoolExecutor(1, "asked", initializer=settle_arithmetic, initargs=(threads,))
@@ -114,7 +117,7 @@ class App:
         await reply.sent(send)
 
     async def _live(self, receive: Receive, send: Send) -> None:
-        """Begin and end with the server, while nobody asks."""
+        """Handle the events of the server's start and end."""
         publishing = asyncio.create_task(self._publish())
         while True:
             message = await receive()
@@ -150,13 +153,13 @@ class App:
             return refusal(503, str(error))
 
     def openapi(self) -> dict[str, Any]:
-        """What may be asked, as OpenAPI tells it."""
+        """Return the OpenAPI document of this server."""
         return documented(
             self.champion, self.max_rows, feedback=self.feedback is not None, shadow=self.shadow is not None
         )
 
     def close(self) -> None:
-        """End its threads, and what it keeps."""
+        """End the threads, and close the journal and the shadow."""
         self.champion.close()
         self._pool.shutdown()
         self._joiner.shutdown()
@@ -198,7 +201,7 @@ class App:
         return said(answers[0])
 
     async def _ask_shadow(self, scope: Scope, receive: Receive) -> Reply:
-        """What the shadow answers to the same question; nothing of it is kept."""
+        """Return the shadow's answer to the same request. Nothing is recorded."""
         body = await self._body(scope, receive)
         shadow, champion = self.shadow, self.champion.current
         assert shadow is not None

@@ -1,7 +1,7 @@
-"""Many rows at once: an Arrow stream in, an Arrow stream out.
+"""Many rows in one request: an Arrow stream in, an Arrow stream out.
 
-What an Arrow stream may make a server do is looked at before it is read: a few bytes can stand for very many rows, and
-compressed buffers for very many bytes. What it holds is checked whole before it is used.
+The headers of the messages are checked before the stream is read: a few bytes can declare very many rows, and
+compressed buffers can expand to very many bytes. The table is validated in full before it is used.
 """
 
 from __future__ import annotations
@@ -21,24 +21,28 @@ ARROW = "application/vnd.apache.arrow.stream"
 """The media type of an Arrow stream."""
 
 BULK = 20
-"""How many times as many rows as of JSON a request of Arrow may have."""
+"""Factor by which the row limit of a request in Arrow exceeds that of a request in JSON."""
 
 _DICTIONARIES, _ROWS = 2, 3
-"""The kinds of messages that hold data."""
+"""Kinds of messages that contain data."""
 
 
 def table_in(body: bytes, most: int) -> pa.Table:
-    """The table in a body; RequestError where it is none, holds more rows than `most`, or is compressed.
+    """Return the table in a body.
 
-    >>> sink = pa.BufferOutputStream()
-    >>> with pa.ipc.new_stream(sink, pa.schema([("x", pa.null())])) as stream:
-    ...     stream.write_table(pa.table({"x": pa.nulls(10)}))
-    >>> table_in(sink.getvalue().to_pybytes(), most=10).num_rows
-    10
-    >>> table_in(sink.getvalue().to_pybytes(), most=9)
-    Traceback (most recent call last):
-    ...
-    incr_core.serving._request.RequestError: rows: expected at most 9, got more; ask in several requests
+    Raises:
+        RequestError: The body is not an Arrow stream, has more than `most` rows, or is compressed.
+
+    Example:
+        >>> sink = pa.BufferOutputStream()
+        >>> with pa.ipc.new_stream(sink, pa.schema([("x", pa.null())])) as stream:
+        ...     stream.write_table(pa.table({"x": pa.nulls(10)}))
+        >>> table_in(sink.getvalue().to_pybytes(), most=10).num_rows
+        10
+        >>> table_in(sink.getvalue().to_pybytes(), most=9)
+        Traceback (most recent call last):
+        ...
+        incr_core.serving._request.RequestError: rows: expected at most 9, got more; ask in several requests
     """
     try:
         rows = 0
@@ -50,7 +54,7 @@ def table_in(body: bytes, most: int) -> pa.Table:
         with pa.ipc.open_stream(pa.py_buffer(body)) as stream:
             table = stream.read_all()
         table.validate(full=True)
-        names = table.column_names  # which may be no text
+        names = table.column_names  # may not be text
     except (pa.ArrowException, struct.error, OSError, ValueError) as error:
         if isinstance(error, RequestError):
             raise
@@ -63,7 +67,7 @@ def table_in(body: bytes, most: int) -> pa.Table:
 
 
 def bulk_answer(asked: Asked, table: pa.Table) -> bytes:
-    """The answers for a table, with the columns of `Version.predict` and the reason where a row has none."""
+    """Return the answers for a table: the columns of `Version.predict`, and the reason if a row has no answer."""
     try:
         told, bad = asked.table(table)
     except pa.ArrowException as error:
@@ -94,9 +98,13 @@ def _next(messages: Any) -> Any:
 
 
 def _rows_of(metadata: bytes) -> int:
-    """How many rows a message says that it holds. RequestError where it is compressed.
+    """Return the number of rows that a message declares.
 
-    metadata: a flatbuffer, see Message.fbs and Schema.fbs of Arrow; only these few fields of it are looked at.
+    Args:
+        metadata: A flatbuffer, see Message.fbs and Schema.fbs of Arrow. Only a few of its fields are read.
+
+    Raises:
+        RequestError: The message is compressed.
     """
     root = struct.unpack_from("<I", metadata)[0]
     kind, header = _field(metadata, root, 1), _field(metadata, root, 2)
@@ -118,7 +126,7 @@ def _rows_of(metadata: bytes) -> int:
 
 
 def _field(metadata: bytes, table: int, number: int) -> int | None:
-    """Where a field of a flatbuffer's table is; None where it is not there."""
+    """Return the position of a field in a flatbuffer's table; None without the field."""
     fields = table - struct.unpack_from("<i", metadata, table)[0]
     size = struct.unpack_from("<H", metadata, fields)[0]
     if 4 + 2 * number >= size:

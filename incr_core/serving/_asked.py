@@ -1,4 +1,4 @@
-"""A version of a run that is asked: rows of a request to tensors, and what the model says of them to answers."""
+"""Predictions of one version: from the rows of a request to tensors, and from outputs of the model to answers."""
 
 from __future__ import annotations
 
@@ -32,8 +32,12 @@ UNTAKEN = "expected a row that the model can take"
 class Question:
     """The rows of one request, encoded by the version that will answer all of them.
 
-    usable: the places of the rows that can be used, None where all can. refused: of the others, the column and the
-    reason.
+    Attributes:
+        asked: The version.
+        given: The rows as received.
+        inputs: The usable rows as tensors.
+        usable: Positions of the usable rows; None if all are.
+        refused: Column and reason of each other row.
     """
 
     asked: Asked
@@ -44,11 +48,15 @@ class Question:
 
     @property
     def count(self) -> int:
-        """How many rows the model is asked of."""
+        """Number of usable rows."""
         return len(self.given if self.usable is None else self.usable)
 
     def answer(self, told: Sequence[Answer | str]) -> dict[str, Any]:
-        """The answer to the request, of the answers for its usable rows, or why there is none."""
+        """Return the answer to the request.
+
+        Args:
+            told: For each usable row its answer, or the reason why there is none.
+        """
         refused = self.refused
         rows = len(self.given)
         predictions: list[Answer | None] = [None] * rows
@@ -67,14 +75,14 @@ class Question:
 
 
 class Asked:
-    """A version that is made to be asked, and never learns again."""
+    """A version that is loaded for prediction and does not learn."""
 
     def __init__(self, version: Version) -> None:
         self.version = version
         job = version.job
         self.columns = columns_of(job)
         self._prepares = job.features.prepare is not None
-        # A function may derive any column from any other: the columns that it needs are its own matter.
+        # A function may derive any column from any other, so the columns that it needs are unknown here.
         wanted = columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=False)
         self.required = [] if self._prepares else wanted
         self._plain, self._history = version.plain(), version.history
@@ -82,11 +90,11 @@ class Asked:
         self._learner = version.learner
         forwards = version.learner.forwards
         forwards.stay(training=False)
-        # Torch's random state is one for all, and so is what a forward writes to its model.
+        # Torch's random state is global, and a forward may write to its model.
         self._alone: AbstractContextManager[Any] = threading.Lock() if forwards.one_at_a_time else nullcontext()
 
     def also_know(self, newer: Lookup, table: pa.Table) -> None:
-        """Make rates of these outcomes too from now on, besides those of the version; `table` has the same ones."""
+        """Add outcomes to the rates from now on, besides those of the version. `table` contains the same outcomes."""
         self._plain.also_know(newer)
         self.version.history = table if self._history is None else pa.concat_tables([self._history, table])
 
@@ -106,12 +114,12 @@ class Asked:
         return Question(self, rows, encoded.batch.inputs, usable, refused)
 
     def table(self, rows: pa.Table) -> tuple[pa.Table, list[BadRow]]:
-        """The predictions for a table of rows, as `Version.answer` tells them."""
+        """Return the predictions for a table of rows, in the form of `Version.answer`."""
         with self._alone:
             return self.version.answer(rows, "the request")
 
     def predict(self, inputs: Inputs, rows: int) -> list[Answer | str]:
-        """What the model says of so many rows; of one that it cannot take, why."""
+        """Return the model's answer for each row, or the reason if the model cannot take it."""
         with self._alone:
             found, untaken = self._learner.answers(inputs, most=rows)
         columns = self._names.columns(found, rows - len(untaken))
@@ -123,9 +131,10 @@ class Asked:
 
 
 def ask(questions: Sequence[Question]) -> list[dict[str, Any]]:
-    """The answers to questions of one version, in one forward.
+    """Return the answers to questions of one version, from one forward.
 
-    Rows that are asked together may differ from rows asked alone in the last bits: sums are rounded in another order.
+    Rows that are predicted together may differ in the last bits from rows predicted alone, because sums are rounded in
+    another order.
     """
     there = [question for question in questions if question.count]
     told: list[Answer | str] = []

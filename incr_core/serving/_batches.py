@@ -1,4 +1,4 @@
-"""Requests that wait at the same moment are answered by one forward."""
+"""Batches of concurrent requests: requests that wait at the same time are answered by one forward."""
 
 from __future__ import annotations
 
@@ -13,27 +13,27 @@ from incr_core.serving._asked import Question, ask
 __all__ = ["Batches"]
 
 MOST = 1024
-"""Rows of a forward that other requests may still join."""
+"""Rows of a forward to which other requests may still be added."""
 
 FEW = 256
-"""Rows up to which the loop itself runs the forward of a fast model."""
+"""Rows up to which the event loop itself runs the forward of a fast model."""
 
 FAST = 0.005
-"""Seconds of a forward that the loop can be kept from connections."""
+"""Seconds of a forward for which the event loop may be blocked."""
 
 Answers = list[dict[str, Any]]
 
 
 class Batches:
-    """Collects the questions of requests that are read in one turn of the event loop, and asks them together.
+    """Collects the requests that are read in one turn of the event loop, and predicts them together.
 
-    Nobody waits for others to come: an alone request is asked at once. A slow model is asked in a thread; what comes
-    meanwhile is the next batch.
+    A request never waits for others to arrive: a single request is predicted at once. A slow model runs in a thread,
+    and the requests that arrive meanwhile are the next batch.
 
     Args:
-        pool: of one thread.
-        keep: what is done with questions and answers before anybody is told of them, here or in that thread.
-        remote: whether `keep` waits for another process, so that the thread calls it.
+        pool: An executor with one thread.
+        keep: Called with questions and answers before the answers are returned, in the event loop or in that thread.
+        remote: Whether `keep` waits for another process. Then the thread calls it.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Batches:
         self.forwards = 0
 
     async def ask(self, question: Question) -> dict[str, Any]:
-        """The answer to a question."""
+        """Return the answer to a question."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[dict[str, Any]] = loop.create_future()
         self._waiting.append((question, future))
@@ -84,7 +84,7 @@ class Batches:
         self._call_soon(loop)
 
     def _take(self) -> list[tuple[Question, asyncio.Future[dict[str, Any]]]]:
-        """The next questions, all of one version."""
+        """Remove and return the next questions, all of one version."""
         asked, rows, count = self._waiting[0][0].asked, 0, 0
         for question, _ in self._waiting:
             rows += question.count
@@ -95,7 +95,7 @@ class Batches:
         return batch
 
     def answers(self, questions: Sequence[Question]) -> list[dict[str, Any] | Exception]:
-        """The answers to questions of one version, or what went wrong; one that cannot be asked spoils no other."""
+        """Return the answers to questions of one version, or errors. A failing question does not affect the others."""
         began = time.perf_counter()
         try:
             answers = ask(questions)
@@ -113,7 +113,7 @@ def _tell(
     batch: Sequence[tuple[Question, asyncio.Future[dict[str, Any]]]], answers: Sequence[dict[str, Any] | Exception]
 ) -> None:
     for (_, future), answer in zip(batch, answers, strict=True):
-        if future.done():  # who asked is gone
+        if future.done():  # the client has disconnected
             continue
         if isinstance(answer, Exception):
             future.set_exception(answer)

@@ -1,7 +1,7 @@
-"""Memory that the workers of a server share: requests under way, the rate, and the counts of each worker.
+"""Shared memory of the workers of a server: requests under way, the rate, and the counts of each worker.
 
-The parent makes it before it forks. Each place is written by one worker, except for the rate, which has a lock that the
-kernel releases when its holder is killed.
+The parent creates it before it forks. Each place is written by one worker, except for the rate, which has a lock that
+the kernel releases when its holder is killed.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ROOM = 1 << 18
 """Bytes for what one worker publishes."""
 
 HEAD = struct.Struct("=QII")
-"""Number, length and checksum of what follows."""
+"""Number, length and checksum of the content that follows."""
 
 RATE = 2
 """Words of the rate: requests not yet paid off by time, and when that was computed."""
@@ -33,7 +33,7 @@ class Board:
     """Shared memory for a fixed number of workers.
 
     Args:
-        workers: How many there are.
+        workers: Number of workers.
 
     Attributes:
         replaced: Number of workers that ended and were replaced.
@@ -61,7 +61,7 @@ class Board:
 
     @property
     def inside(self) -> int:
-        """How many requests are under way, of all workers."""
+        """Number of requests under way, over all workers."""
         return sum(self._counts[: self.workers])
 
     def enter(self, worker: int) -> None:
@@ -69,11 +69,14 @@ class Board:
         self._counts[worker] += 1
 
     def leave(self, worker: int) -> None:
-        """Count a request that it has answered."""
+        """Count a request as answered."""
         self._counts[worker] -= 1
 
     def spend(self, rate: float, now: float) -> bool:
-        """Whether a request is within the rate, which it then uses. At most a second's worth may arrive at once."""
+        """Return whether a request is within the rate, and count it if it is.
+
+        At most a second's worth is granted at once.
+        """
         fcntl.lockf(self._lock, fcntl.LOCK_EX)
         try:
             used = max(self._rate[0] - (now - self._rate[1]) * rate, 0.0)
@@ -85,7 +88,7 @@ class Board:
 
     @property
     def replaced(self) -> int:
-        """How many workers were replaced."""
+        """Number of workers that were replaced."""
         return self._counts[self.workers]
 
     def replace(self, worker: int) -> None:
@@ -94,7 +97,7 @@ class Board:
         self._counts[self.workers] += 1
 
     def publish(self, worker: int, document: dict[str, Any]) -> None:
-        """Replace the counts of a worker. If it is killed in the middle, its earlier counts stay."""
+        """Replace the counts of a worker. If the worker is killed in between, its earlier counts stay."""
         content = json.dumps(document).encode()
         if len(content) > ROOM - HEAD.size:
             return

@@ -1,4 +1,4 @@
-"""The champion of a run that is asked, whichever version that is by now."""
+"""The champion of a run, followed while it changes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from incr_core.storage import located
 __all__ = ["Champion"]
 
 PERIOD = 0.1
-"""Seconds between two looks at which version is the champion."""
+"""Seconds between two checks for another champion."""
 
 AGAIN = 5.0
 """Seconds after which a champion that could not be read is tried again."""
 
 TOLD = ("version", "model_sha256", "created", "increment", "name", "rows")
-"""What of a version's manifest is told of it."""
+"""Keys of a version's manifest that a server reports."""
 
 
 class Champion:
-    """The champion of a run directory, read anew when another one is published or rolled back to.
+    """The champion of a run directory. It is loaded again when a version is published or rolled back to.
 
-    Where the new one cannot be read, the old one goes on answering and `fault` says why. Who answers takes `current`
-    once for each request, so a request is answered by one version, and never waits for the next one to be read.
+    If the new version cannot be read, the old one continues to answer and `fault` contains the reason. Each request
+    reads `current` once, so one version answers the whole request, and no request waits for a version to be loaded.
     """
 
     def __init__(self, directory: str | Path) -> None:
@@ -46,11 +46,11 @@ class Champion:
 
     @property
     def required(self) -> list[str]:
-        """The columns without which a row, and so its request, is refused."""
+        """The columns that every row must have. A request without one of them is refused."""
         return self.current.required
 
     def look(self) -> Version:
-        """Look which version is the champion, and have that answer from now on."""
+        """Load the champion if it has changed. Return the version that answers from now on."""
         with self._looking:
             number = self.current.version.number
             published = champion_of(self.directory)
@@ -63,7 +63,7 @@ class Champion:
             return self.current.version
 
     def tell(self, begin: Callable[[Asked], None]) -> None:
-        """Call this with the version that answers, and with each other one before it does."""
+        """Call `begin` with the current version now, and with each later version before it answers."""
         with self._looking:
             self._begin = begin
             begin(self.current)
@@ -79,25 +79,26 @@ class Champion:
             self.fault, self._failed, self._tried = str(error), number, time.monotonic()
 
     def predict(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        """An answer for each row, null where it cannot be used, and why not.
+        """Return an answer for each row, or null and the reason if the row cannot be used.
 
-        Raises StreamError where the rows are not as the model's columns want them.
+        Raises:
+            StreamError: The rows do not have the model's columns, or values of another kind.
         """
         return ask([self.current.question(rows)])[0]
 
     def describe(self) -> dict[str, Any]:
-        """What is known of the version that answers now."""
+        """Return the reported keys of the current version's manifest."""
         manifest = self.current.version.manifest
         return {name: manifest[name] for name in TOLD}
 
     def follow(self) -> threading.Thread:
-        """Look again and again, beside whoever answers, until `close`."""
+        """Start a thread that checks for another champion until `close`."""
 
         def look() -> None:
             while not self._ended.wait(PERIOD):
                 try:
                     self.look()
-                except Exception as error:  # a store or a disk that is away: it looks again, and says so meanwhile
+                except Exception as error:  # a store or a disk that cannot be reached: the next check tries again
                     self.fault = str(error)
 
         thread = threading.Thread(target=look, name="champion", daemon=True)
@@ -105,5 +106,5 @@ class Champion:
         return thread
 
     def close(self) -> None:
-        """Look no more."""
+        """Stop checking for another champion."""
         self._ended.set()

@@ -1,4 +1,4 @@
-"""What a server may be asked, as an OpenAPI document made of the job's columns."""
+"""OpenAPI document of a server, derived from the job's columns."""
 
 from __future__ import annotations
 
@@ -31,28 +31,33 @@ ANSWER: dict[str, Any] = {
         },
     },
 }
-"""What is answered to /predict."""
+"""Schema of the answer to /predict."""
 
 IDS = {"type": "array", "items": {"type": ["string", "null"]}}
-"""By which labels are told later, where predictions are kept; null for a row without an answer."""
+"""Ids by which labels are sent later, if predictions are recorded; null for a row without an answer."""
 
 REFUSALS = {
-    400: "The body is no JSON, or no Arrow stream.",
+    400: "The body is neither JSON nor an Arrow stream.",
     401: "The token is missing or another.",
     408: "The body did not come in time.",
     413: "The body has too many bytes or rows.",
-    415: "The body is said to be of another kind, or is compressed.",
-    422: "The rows are not as the model's columns want them.",
+    415: "The body has another media type, or is compressed.",
+    422: "The rows lack columns of the model, or have values of another type.",
     429: "There are too many requests a second; ask again.",
-    503: "There are too many requests at a time, or what must be kept cannot be; ask again.",
+    503: "There are too many requests at a time, or the journal cannot be written; ask again.",
 }
 
 DETAIL = {"type": "object", "required": ["detail"], "properties": {"detail": {"type": "string"}}}
 
 
 def documented(champion: Champion, max_rows: int, *, feedback: bool = False, shadow: bool = False) -> dict[str, Any]:
-    """The OpenAPI document of a server that this champion answers for; feedback: whether it takes labels.
-    shadow: whether another version is asked beside it.
+    """Return the OpenAPI document of a server.
+
+    Args:
+        champion: The champion that it serves.
+        max_rows: Maximum number of rows of a request.
+        feedback: Whether it receives labels.
+        shadow: Whether it has a shadow.
     """
     answer: dict[str, Any] = ANSWER
     if feedback:
@@ -93,9 +98,9 @@ def documented(champion: Champion, max_rows: int, *, feedback: bool = False, sha
 def _feedback() -> dict[str, Any]:
     one = {"type": "object", "required": ["id", "label"], "properties": {"id": {"type": "string"}, "label": {}}}
     told = {"type": "object", "required": ["feedback"], "properties": {"feedback": {"type": "array", "items": one}}}
-    more = {"404": "No id of this server.", "409": "It has its label.", "410": "It is too old."}
+    more = {"404": "The id is not of this server.", "409": "The id has its label.", "410": "The id is too old."}
     return {
-        "summary": "Tell what was right",
+        "summary": "Send the true labels of predictions",
         "requestBody": _json({"anyOf": [told, one]}) | {"required": True},
         "responses": {"200": {"description": "How many labels are kept"} | _json({"type": "object"})}
         | _refusals()
@@ -104,7 +109,7 @@ def _feedback() -> dict[str, Any]:
 
 
 def _json(schema: dict[str, Any], *, arrow: bool = False) -> dict[str, Any]:
-    """Content of this schema; arrow: or an Arrow stream, which no JSON schema tells of."""
+    """Return content with this schema; arrow: or an Arrow stream, which a JSON schema cannot describe."""
     stream = {ARROW: {"schema": {"type": "string", "format": "binary"}}} if arrow else {}
     return {"content": {"application/json": {"schema": schema}, **stream}}
 

@@ -1,4 +1,4 @@
-"""Erase rows from a journal, also while servers write it: predictions, answers and labels."""
+"""Erasure of rows from a journal: predictions, answers and labels, also while servers write to it."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ CHUNK = 10_000
 
 
 def erase_in_journal(place: str | Path, *, where: str | None = None, rows: pa.Table | None = None) -> dict[str, int]:
-    """Delete predictions and their labels, and overwrite their place on the disk.
+    """Delete predictions and their labels, and overwrite their space on disk.
 
-    A label that arrives for one of them later is refused (410).
+    A label that arrives later for one of these predictions is refused (410).
 
     Args:
         place: Folder of the journal, or address of its PostgreSQL.
-        where: COLUMN=VALUE, of rows as they were asked.
+        where: COLUMN=VALUE, compared with the rows of requests.
         rows: Addresses of rows in the files that the journal has written.
 
     Returns:
@@ -39,14 +39,14 @@ def erase_in_journal(place: str | Path, *, where: str | None = None, rows: pa.Ta
         JobError: `where` is not a condition.
         StorageError: There is no journal, or it cannot be written.
     """
-    # What is read is deleted in the same transaction, so that no process writes in between.
+    # Rows are read and deleted in one transaction, so that no process writes in between.
     with closing(open_journal(place, create=False)) as journal, journal.erasing() as execute:
         numbers = [*_where(execute, where)] if where is not None else []
         numbers += _addressed(execute, rows, journal.mark) if rows is not None else []
         found = {"predictions": 0, "labels": 0}
         for number in sorted(set(numbers)):
             found["predictions"] += execute(_GONE, [number]).rowcount
-            # A label's place stays, or the offsets of later rows in the file would be wrong.
+            # A label's place stays. Otherwise the offsets of later rows in the file would be wrong.
             found["labels"] += execute(_EMPTIED, [UNWRITTEN, number]).rowcount
     return found
 
@@ -79,10 +79,11 @@ _SOME = "SELECT number, row FROM predictions WHERE number > ? AND row IS NOT NUL
 
 
 def _is(value: Any, text: str) -> bool:
-    """Whether a value of JSON is the one that a text states.
+    """Return whether a JSON value equals the one that a text states.
 
-    >>> [_is(value, "7") for value in (7, 7.0, "7", 8, None, True)]
-    [True, True, True, False, False, False]
+    Example:
+        >>> [_is(value, "7") for value in (7, 7.0, "7", 8, None, True)]
+        [True, True, True, False, False, False]
     """
     if isinstance(value, str):
         return value == text
@@ -94,7 +95,7 @@ def _is(value: Any, text: str) -> bool:
 
 
 def _addressed(execute: Execute, rows: pa.Table, mark: str) -> list[int]:
-    """Return the numbers of the predictions at these addresses, of the journal's own files."""
+    """Return the numbers of the predictions at these addresses, in files that this journal has written."""
     found: list[int] = []
     for name, offset in zip(rows["fragment"].to_pylist(), rows["offset"].to_pylist(), strict=True):
         number = number_in(name, mark)

@@ -1,4 +1,4 @@
-"""Predictions into the journal, labels behind them, and both together into files that a stream reads."""
+"""Recording of predictions, receipt of labels, and files of labelled rows that a stream reads."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ TIDY = 1.0
 """Seconds after which the journal is tidied, and labels that other processes received are read."""
 
 ENDING = 2.0
-"""Seconds to wait at the end for another process that leads and ends too."""
+"""Seconds to wait at the end for another process that leads and is ending too."""
 
 
 class Feedback:
-    """What a server keeps of its predictions, and what it hears of them.
+    """Records the predictions of a server in a journal, and receives their labels.
 
     Args:
-        journal: where predictions and labels are kept.
-        job: the run's.
-        folder: where labelled rows are written to, as Parquet files.
-        every: seconds between two of them.
+        journal: Stores predictions and labels.
+        job: The run's job.
+        folder: Folder of the files of labelled rows (Parquet).
+        every: Seconds between two files.
     """
 
     def __init__(self, journal: Journal, job: Job, folder: Path, every: float = 60.0) -> None:
@@ -55,24 +55,24 @@ class Feedback:
         self._rows = LabelledRows(job, zoned=job.stream.time_zone is not None or _zoned(folder, job))
         self._tick = duration(str(job.stream.every)) if job.stream.timed else None
         self._leap = duration(job.stream.max_leap, "stream.max_leap")
-        self._waiting: list[tuple[int, int]] = []  # labels that are in no file: their places, when they were known
+        self._waiting: list[tuple[int, int]] = []  # labels in no file: place, and time when known
         self.live: LiveRates | None = None
-        """What lets rates know what was told since, where the run's stream reads what is written here."""
+        """Adds the latest outcomes to the rates, if the run's stream reads the files in `folder`."""
         self.counts: Counter[str] = Counter(accepted=0, unknown=0, gone=0, repeated=0, wrong=0)
-        """What became of the labels that were told, since this server began."""
+        """Number of labels received since this server began, by outcome."""
         self.fault: str | None = None
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._join, name="labelled", daemon=True)
 
     def attend(self, champion: Champion) -> None:
-        """Let whoever answers know the outcomes that were told since that version was committed."""
+        """Add the outcomes received since a version was committed to the rates of the version that answers."""
         job = champion.current.version.job
         if job.rates() and is_read(job, self.folder):
             self.live = LiveRates(champion.directory, self.journal, self._rows, job)
             champion.tell(self.live.begin)
 
     def keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
-        """Keep the rows that were answered, and put their ids beside the answers."""
+        """Record the rows that have an answer, and add their ids to the answers."""
         kept = [
             (self._rows.kept(row), prediction)
             for question, answer in zip(questions, answers, strict=True)
@@ -84,9 +84,10 @@ class Feedback:
             answer["ids"] = [None if prediction is None else next(ids) for prediction in answer["predictions"]]
 
     def take(self, body: bytes, most: int) -> dict[str, Any]:
-        """The labels in a body, {"feedback": [{"id": ..., "label": ...}, ...]}; what was accepted is on the disk.
+        """Record the labels in a body, {"feedback": [{"id": ..., "label": ...}, ...]}. Accepted labels are on the disk.
 
-        Raises RequestError where none of them is of use.
+        Raises:
+            RequestError: No label is accepted.
         """
         told = _told_in(body, most)
         good: list[tuple[int, str, dict[str, Any]]] = []
@@ -104,7 +105,7 @@ class Feedback:
         for (place, name, _), is_new in zip(good, new, strict=True):
             if is_new:
                 self.counts["accepted"] += 1
-            elif rows.get(name) is None:  # dropped a moment ago
+            elif rows.get(name) is None:  # dropped in between
                 refused[place] = self._gone()
             else:
                 self.counts["repeated"] += 1
@@ -112,7 +113,7 @@ class Feedback:
         if len(refused) == len(told):
             raise refused[0]
         if self.live is not None:
-            self._try(self.live.look)  # the labels are kept, whatever becomes of rates
+            self._try(self.live.look)  # the labels are recorded, even if the rates fail
         return {
             "accepted": sum(new),
             "refused": [
@@ -139,7 +140,7 @@ class Feedback:
         return RequestError(410, "id: expected one of a prediction that is kept, got an older one")
 
     def start(self) -> None:
-        """Write what a killed server has left to be written, and continue in a thread.
+        """Write the files that a killed server had not finished, and start the thread.
 
         Raises:
             StorageError: The journal or the folder cannot be written.
@@ -149,22 +150,22 @@ class Feedback:
         self._thread.start()
 
     def write(self) -> None:
-        """Write the labelled rows that are in no file yet; where increments are ticks, once their tick is over.
+        """Write the labelled rows that are in no file yet. With increments by time, only those of complete ticks.
 
-        A run that has learned a part of a tick has taken all of it, and what comes later counts as of the next one.
+        A run that has learned a part of a tick has closed that tick, and later rows count as rows of the next one.
         """
         for number, rows in self.journal.due(None if self._tick is None else self._over(self._tick)):
             path = self.folder / file_name(self.journal.mark, number)
-            if not path.exists():  # a run may have read it already; then it must stay as it is
+            if not path.exists():  # a run may have read it already, so it must not change
                 write_atomically(path, parquet_bytes(self._rows.table(rows)))
             self.journal.written(number)
         self.fault = None
         self.journal.tidy()
 
     def _over(self, tick: int) -> int:
-        """The place of the first label of the tick that is not over: something that was known in it has been told.
+        """Return the place of the first label of the current tick: the latest tick in which a label was known.
 
-        A time that leaps ahead, as the stream counts it, says nothing of ticks, and need not wait for its own.
+        A time that leaps ahead, as the stream counts it, does not complete a tick and does not wait for its own tick.
         """
         dealt = self.journal.dealt()
         self._waiting = [one for one in self._waiting if one[0] >= dealt]
@@ -180,15 +181,15 @@ class Feedback:
         begun = known[~ahead].max() // tick * tick
         over = int(np.argmax((known >= begun) & ~ahead))
         if (ahead[:over] & ~self._ahead(known[:over])).any():
-            return dealt  # in a file without others the stream would take such a time for what it says
+            return dealt  # in a file without the others, the stream would accept such a time
         return self._waiting[over][0]
 
     def _ahead(self, known: np.ndarray[Any, np.dtype[np.int64]]) -> np.ndarray[Any, np.dtype[np.bool_]]:
-        """Which of these times, in one file, would leap ahead."""
+        """Return which of these times, in one file, would leap ahead."""
         return leaps(Instants(known, np.ones(len(known), dtype=bool), np.zeros(len(known), dtype=bool)), self._leap)
 
     def close(self) -> None:
-        """Write what is left, unless another process leads, and close the journal."""
+        """Write the remaining labels unless another process leads, and close the journal."""
         self._ended.set()
         if self._thread.is_alive():
             self._thread.join()
@@ -202,7 +203,7 @@ class Feedback:
     def _join(self) -> None:
         written = time.monotonic()
         while not self._ended.wait(min(self.every, TIDY)):
-            # After a fault it writes at once, because only that shows that it can.
+            # After a fault, write at once: only a successful write clears the fault.
             due = self.fault is not None or time.monotonic() - written >= self.every
             self._try(self._written if due else self._tidied)
             if due:
@@ -220,14 +221,14 @@ class Feedback:
         self._look()
 
     def _look(self) -> None:
-        """Count the labels that other processes received in the rates."""
+        """Add labels that other processes received to the rates."""
         if self.live is not None:
             self.live.look()
 
     def _try(self, what: Callable[[], None]) -> None:
         try:
             what()
-        except Exception as error:  # what is in the journal is not lost: it is tried again
+        except Exception as error:  # the journal has lost nothing, and the next turn tries again
             if self.fault is None:
                 print(f"incr: {error}", file=sys.stderr, flush=True)
             self.fault = str(error)
@@ -243,12 +244,12 @@ def _told_in(body: bytes, most: int) -> list[dict[str, Any]]:
             "got something else",
         )
     if len(told) > most:
-        raise RequestError(413, f"feedback: expected at most {most:,}, got {len(told):,}; tell it in several requests")
+        raise RequestError(413, f"feedback: expected at most {most:,}, got {len(told):,}; send it in several requests")
     return told
 
 
 def _zoned(folder: Path, job: Job) -> bool:
-    """Whether the times in the files that are there already have a zone; ours must be like them."""
+    """Return whether the times in the existing files have a time zone. New files must agree with them."""
     for path in sorted(folder.glob("*.parquet")):
         schema = pq.read_schema(path)
         if job.stream.predict_at in schema.names:

@@ -1,4 +1,4 @@
-"""Who may ask, and how much at a time."""
+"""Access to a server: token, rate and concurrency."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ from incr_core.serving._http import Reply, Scope, header, refusal
 __all__ = ["OPEN", "Guard"]
 
 OPEN = ("/", "/health", "/ready")
-"""What is told without a token: to probes, and the page, which asks for one itself."""
+"""Paths that need no token: for probes, and the page, which asks for the token itself."""
 
 
 class Guard:
-    """Lets requests through, or says why not.
+    """Admits requests, or refuses them with a reason.
 
     Args:
-        token: what a request must bring along as `Authorization: Bearer TOKEN`; None: nothing.
-        rate: how many requests a second may be made, by all together; a second's worth may come at once. None: any.
-        concurrency: how many may be under way at a time.
-        clock: seconds.
-        board: what the workers of a server share; both limits hold for all of them. None: there is one worker.
-        worker: the place of this one.
+        token: The token that a request sends as `Authorization: Bearer TOKEN`. None requires no token.
+        rate: Maximum number of requests a second over all clients. At most a second's worth may arrive at once. None:
+            no limit.
+        concurrency: Maximum number of requests under way.
+        clock: Returns a time in seconds.
+        board: Shared memory of the workers of a server; both limits hold for all of them together. None: one worker.
+        worker: The place of this worker.
 
-    >>> guard = Guard(token="secret", concurrency=1)
-    >>> ask = {"path": "/predict", "headers": [(b"authorization", b"Bearer secret")]}
-    >>> guard.enter({"path": "/predict", "headers": []}).status
-    401
-    >>> guard.enter(ask), guard.enter(ask).status
-    (None, 503)
-    >>> guard.leave()
-    >>> guard.enter(ask)
+    Example:
+        >>> guard = Guard(token="secret", concurrency=1)
+        >>> ask = {"path": "/predict", "headers": [(b"authorization", b"Bearer secret")]}
+        >>> guard.enter({"path": "/predict", "headers": []}).status
+        401
+        >>> guard.enter(ask), guard.enter(ask).status
+        (None, 503)
+        >>> guard.leave()
+        >>> guard.enter(ask)
     """
 
     def __init__(
@@ -51,7 +53,11 @@ class Guard:
         self.board, self.worker = board or Board(), worker
 
     def enter(self, scope: Scope) -> Reply | None:
-        """None for a request that is let through, which must `leave` when it is answered; or its refusal."""
+        """Admit or refuse a request.
+
+        Returns:
+            None for an admitted request, which must `leave` when it is answered; otherwise the refusal.
+        """
         if self._token is not None and scope["path"] not in OPEN:
             told = header(scope, b"authorization").encode("latin-1")
             if not hmac.compare_digest(told, self._token):
@@ -66,7 +72,7 @@ class Guard:
         return None
 
     def leave(self) -> None:
-        """A request that was let through is answered."""
+        """Count an admitted request as answered."""
         self.board.leave(self.worker)
 
 

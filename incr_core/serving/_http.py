@@ -1,4 +1,4 @@
-"""Requests and replies of HTTP as the app sees them, and the server that reads them off the network."""
+"""HTTP requests and replies as the app sees them, and the bounded parser."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
 
 PATIENCE = 60.0
-"""Seconds in which a request's body must have come."""
+"""Seconds within which a request's body must have arrived."""
 
 LONGEST = 300
-"""Bytes of what is said about a request that is refused."""
+"""Maximum bytes of the reason of a refusal."""
 
 HEAD = 65_536
-"""Bytes of a request besides its body; what frames a body in pieces may be some times as long as it."""
+"""Bytes of a request besides its body. The framing of a body in chunks may be a multiple of the body's length."""
 
 
 @dataclass(slots=True)
 class Reply:
-    """What is answered: its status, its body, and of what kind that is."""
+    """A reply: status, body and media type."""
 
     status: int
     body: bytes
@@ -38,26 +38,30 @@ class Reply:
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
     async def sent(self, send: Send) -> None:
-        """Send it."""
+        """Send the reply."""
         told = [(b"content-type", self.kind), (b"content-length", str(len(self.body)).encode()), *self.headers]
         await send({"type": "http.response.start", "status": self.status, "headers": told})
         await send({"type": "http.response.body", "body": self.body})
 
 
 def said(document: Any, status: int = 200) -> Reply:
-    """A document as JSON.
+    """Return a reply with a JSON document.
 
-    >>> said({"status": "ok"}).body
-    b'{"status":"ok"}'
+    Example:
+        >>> said({"status": "ok"}).body
+        b'{"status":"ok"}'
     """
     return Reply(status, json.dumps(document, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode())
 
 
 def refusal(status: int, message: str) -> Reply:
-    """A refusal with its reason, of which a long one is cut. The rest of a request that is not read is not waited for.
+    """Return a refusal with its reason; a long reason is cut.
 
-    >>> refusal(404, "no such page").body
-    b'{"detail":"no such page"}'
+    With status 408, 413 or 415 the connection is closed, because the rest of the request is not read.
+
+    Example:
+        >>> refusal(404, "no such page").body
+        b'{"detail":"no such page"}'
     """
     whole = message.encode()
     short = message if len(whole) <= LONGEST else whole[:LONGEST].decode(errors="ignore") + "..."
@@ -67,10 +71,11 @@ def refusal(status: int, message: str) -> Reply:
 
 
 def header(scope: Scope, name: bytes) -> str:
-    """A header of a request, "" where there is none.
+    """Return a header of a request, or "" without it.
 
-    >>> header({"headers": [(b"host", b"here")]}, b"host")
-    'here'
+    Example:
+        >>> header({"headers": [(b"host", b"here")]}, b"host")
+        'here'
     """
     for found, value in scope["headers"]:
         if found == name:
@@ -79,7 +84,11 @@ def header(scope: Scope, name: bytes) -> str:
 
 
 async def body_of(scope: Scope, receive: Receive, most: int) -> bytes:
-    """The body of a request; RequestError where it is too long, or does not come in time."""
+    """Return the body of a request.
+
+    Raises:
+        RequestError: The body is too long, is incomplete, or does not arrive in time.
+    """
     too_long = f"body: expected at most {most:,} bytes, got more; ask in several requests"
     told = header(scope, b"content-length")
     if told.isdecimal() and int(told) > most:
@@ -102,25 +111,25 @@ async def body_of(scope: Scope, receive: Receive, most: int) -> bytes:
 
 
 class BoundedHttp(HttpToolsProtocol):
-    """Uvicorn's fast parser, which itself takes heads and trailers of any length: here they have a limit."""
+    """Uvicorn's fast parser with a limit on the length of heads and trailers, which it does not limit itself."""
 
     beside = 0
     body = 0
 
     def data_received(self, data: bytes) -> None:
-        """Read a piece, unless there is too much of it beside a body."""
+        """Read a piece of a request. Refuse the request if it has too many bytes besides its body."""
         self.beside += len(data)
         super().data_received(data)
         if self.beside > HEAD + 8 * self.body and not self.transport.is_closing():
             self.send_400_response("Request head too long.")
 
     def on_body(self, body: bytes) -> None:
-        """Count what is body."""
+        """Count bytes of the body."""
         self.beside -= len(body)
         self.body += len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
-        """Begin to count anew."""
+        """Reset the counts for the next request."""
         self.beside = self.body = 0
         super().on_message_complete()

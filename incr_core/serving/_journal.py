@@ -1,4 +1,4 @@
-"""The journal of predictions and their labels: what every database must keep of them.
+"""Journal of predictions and their labels: the invariants that every database must keep.
 
 A prediction is in the journal before it is answered, and a label before it is acknowledged. Predictions are added and
 never changed. Labels are assigned to files of labelled rows in the order of their arrival. The assignment is committed
@@ -61,11 +61,11 @@ class Journal(ABC):
     """Predictions and labels in a database. The statements are those that SQLite and PostgreSQL have in common.
 
     Args:
-        most: Maximum number of predictions; the oldest are dropped first, and those without a label are counted.
-        most_bytes: Maximum size of the predictions, likewise.
+        most: Maximum number of predictions. The oldest are dropped first, and those without a label are counted.
+        most_bytes: Maximum size of the predictions. The oldest are dropped first.
 
     Attributes:
-        remote: Whether a prediction waits for another process, and so is kept by a thread.
+        remote: Whether the database is another process. Then a thread records predictions.
         mark: The identity of the journal, with which its ids begin.
     """
 
@@ -77,11 +77,14 @@ class Journal(ABC):
 
     @abstractmethod
     def record(self, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], version: int) -> list[str]:
-        """Keep rows and their answers; returns the ids. A killed process loses none of them."""
+        """Record rows and their answers, and return the ids. A killed process loses none of them."""
 
     @abstractmethod
     def lead(self, patience: float = 0.0) -> bool:
-        """Whether this process leads, which it does until it ends once it has begun. Waits `patience` seconds for it.
+        """Return whether this process leads. A process that leads does so until it ends.
+
+        Args:
+            patience: Seconds to wait for another process that leads.
 
         Raises:
             StorageError: The journal cannot be reached.
@@ -93,11 +96,11 @@ class Journal(ABC):
 
     @abstractmethod
     def erasing(self) -> AbstractContextManager[Execute]:
-        """Return a transaction that excludes all writers; afterwards what it deleted is in no file of the database."""
+        """Return a transaction that excludes all writers. Afterwards no file of the database contains deleted rows."""
 
     @abstractmethod
     def _reading(self) -> AbstractContextManager[Execute]:
-        """Return what reads labels, one statement at a time."""
+        """Return an `Execute` that reads labels, one statement at a time."""
 
     @abstractmethod
     def _writing_labels(self) -> AbstractContextManager[Execute]:
@@ -105,11 +108,11 @@ class Journal(ABC):
 
     @abstractmethod
     def _accepting(self) -> AbstractContextManager[Execute]:
-        """Return the same for adding labels, which are on the disk when it ends. Results are read afterwards."""
+        """Return such a transaction for adding labels, which are then on the disk. Results are read afterwards."""
 
     @abstractmethod
     def _live_bytes(self, execute: Execute) -> int:
-        """Return the size of what is kept."""
+        """Return the size of the stored predictions and labels."""
 
     def _begin(self, execute: Execute) -> None:
         """Identify the journal, in a transaction that excludes others."""
@@ -139,7 +142,7 @@ class Journal(ABC):
         return {name: found[number] for name, number in numbers.items() if number in found}
 
     def label(self, told: Sequence[tuple[str, Mapping[str, Any]]]) -> list[bool]:
-        """Keep the labels of rows, by their ids; returns whether each is new. They are on the disk then."""
+        """Record the labels of rows by their ids, and return whether each is new. They are on the disk then."""
         now = time.time_ns() // 1000
         with self._accepting() as execute:
             done = [
@@ -153,7 +156,7 @@ class Journal(ABC):
             return int(execute(_DEALT).fetchone()[0])
 
     def due(self, stop: int | None = None, most: int = 50_000) -> Iterator[tuple[int, list[JournalledRow]]]:
-        """Yield the files of labelled rows that are not written yet: number and rows, the same whenever it is called.
+        """Yield number and rows of the files of labelled rows that are not written yet; the same in repeated calls.
 
         Args:
             stop: Place of the first label that is not assigned yet. None assigns all.
@@ -188,7 +191,7 @@ class Journal(ABC):
         return (1, 1) if found is None else (int(found[0]), int(found[1]))
 
     def written(self, number: int) -> None:
-        """Note that a file of labelled rows is on the disk."""
+        """Record that a file of labelled rows is on the disk."""
         self._expect_to_lead()
         with self._writing_labels() as execute:
             execute("UPDATE files SET done = TRUE WHERE number = ?", [number])
@@ -216,14 +219,14 @@ class Journal(ABC):
             execute(
                 "DELETE FROM labels WHERE number <= ? AND at >= 0 AND place < (SELECT max(place) FROM labels)", [floor]
             )
-            # Rates and erasures find a label by its file. A file of which all is erased is not needed.
+            # Rates and erasures find a label by its file. A file is no longer needed when all its rows are erased.
             execute(_DROP_FILES)
             dropped = int(_fact(execute, "dropped")) + without
             for name, value in (("floor", floor), ("dropped", dropped)):
                 execute("UPDATE facts SET value = ? WHERE name = ?", [str(value), name])
 
     def kept(self) -> Kept:
-        """Return the counts of its content."""
+        """Return the counts of the journal's content."""
         with self._reading() as execute:
             floor, dropped = int(_fact(execute, "floor")), int(_fact(execute, "dropped"))
             last = max(_last(execute), floor)
@@ -278,7 +281,7 @@ SELECT (SELECT coalesce(max(place), 0) + 1 FROM labels), number, ?, ?
 FROM predictions WHERE number = ? AND row IS NOT NULL
 ON CONFLICT DO NOTHING
 """
-"""The row may have been erased a moment ago."""
+"""The row may have been erased in between."""
 
 _DEALT = "SELECT coalesce(max(stop), 1) FROM files"
 

@@ -1,4 +1,4 @@
-"""What is told of a prediction later, checked; and predicted rows with their labels, as the table a stream reads."""
+"""Validation of labels, and the table of labelled rows that a stream reads."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ from incr_core.serving._request import Column, RequestError, columns_of, table_o
 __all__ = ["LabelledRows"]
 
 PREDICTED_AT, LABEL_AT = "predicted_at", "label_at"
-"""What the columns of times are called where the job does not name them."""
+"""Names of the time columns if the job does not name them."""
 
 
 class LabelledRows:
-    """Checks labels as the stream will, and joins them to rows.
+    """Validates labels as the stream does, and joins them to rows.
 
     Args:
-        job: the run's.
-        zoned: whether the times of its stream have a zone; its files must agree on that.
+        job: The run's job.
+        zoned: Whether the times of its stream have a time zone. Its files must agree on that.
     """
 
     def __init__(self, job: Job, *, zoned: bool) -> None:
@@ -42,19 +42,23 @@ class LabelledRows:
         self._times = {self.label_at, *(rate.known_at for rate in job.rates() if rate.known_at is not None)}
         more = [*([encoder.weight] if encoder.weight else []), *rates]
         self.told = [name for name in dict.fromkeys(more) if name not in (*self._labels, self.label_at)]
-        """The columns, besides the label, that may be told of a row later."""
+        """The columns besides the label that feedback may contain."""
         self._check = None if self._tokens else _of_labels(job)
 
     def kept(self, row: Mapping[str, Any]) -> dict[str, Any]:
-        """What of a row to predict is worth keeping: the job's columns."""
+        """Return the columns of a row that the journal stores: those of the job."""
         known = (*self._columns, self.predict_at)
         return {name: row[name] for name in known if name in row}
 
     def checked(self, told: Mapping[str, Any], of: JournalledRow) -> dict[str, Any]:
-        """What is told of a row, its label and more columns, as it is kept; RequestError where it is of no use."""
+        """Return the label and further columns of one row of feedback, in the form that the journal stores.
+
+        Raises:
+            RequestError: A value is missing or invalid.
+        """
         label = told.get("label")
         if label is None:
-            raise RequestError(422, "label: expected one, got null; leave out what is not known yet")
+            raise RequestError(422, "label: expected one, got null; leave out a label that is not known yet")
         found = self._label(label)
         self._predicted(of)
         for name, value in told.items():
@@ -79,12 +83,12 @@ class LabelledRows:
                     422, f"{name}: expected a time not before that of the prediction, got an earlier one"
                 )
             return micros
-        if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):  # not NaN either
+        if value is None or (isinstance(value, int | float) and abs(value) <= sys.float_info.max):  # nor NaN
             return None if value is None else float(value)
         raise RequestError(422, f"{name}: expected a number or null, got another value")
 
     def _label(self, label: Any) -> dict[str, Any]:
-        """The label columns of a row."""
+        """Return the label columns of a row."""
         if len(self._labels) > 1:
             if not isinstance(label, dict) or set(label) != set(self._labels):
                 raise RequestError(422, f"label: expected an object of {', '.join(self._labels)}, got something else")
@@ -106,15 +110,15 @@ class LabelledRows:
         if len(self._labels) > 1:
             return {name: int(value) for name, value in zip(self._labels, target[0].tolist(), strict=True)}
         if self._classes is not None and self._job.learner.objective != "multilabel":
-            return {self._labels[0]: self._classes[int(target.item())]}  # 1, 1.0, "1" and true may be one class
+            return {self._labels[0]: self._classes[int(target.item())]}  # 1, 1.0, "1" and true may be the same class
         if self._classes is None and not isinstance(label, list):
             value = target.item()
             return {self._labels[0]: int(value) if self._job.learner.objective in ("binary", "multiclass") else value}
         return columns
 
     def table(self, rows: Sequence[JournalledRow]) -> pa.Table:
-        """Rows and labels as a table: every column of a kind that does not depend on which rows these are."""
-        # Times may be text in one request, and epoch seconds in another.
+        """Return rows and labels as a table. The type of each column does not depend on these rows."""
+        # Times may be text in one request and epoch seconds in another.
         kinds = {name: column for name, column in self._columns.items() if name != self.predict_at}
         features = table_of([one.row for one in rows], kinds)
         columns = {name: _settled(features, name, column, len(rows)) for name, column in kinds.items()}
@@ -130,7 +134,7 @@ class LabelledRows:
         return pa.table(columns)
 
     def known(self, rows: Sequence[JournalledRow]) -> list[int]:
-        """When the label of each was known, in microseconds."""
+        """Return the time at which each label was known, in microseconds."""
         return self._known(rows, self._all_predicted(rows))
 
     def _known(self, rows: Sequence[JournalledRow], predicted: Sequence[int]) -> list[int]:
@@ -138,24 +142,24 @@ class LabelledRows:
         return list(map(max, known, predicted))
 
     def _predicted(self, one: JournalledRow) -> int:
-        """When a row was to be predicted, in microseconds: as it says itself, or else when it was."""
+        """Return the prediction time of a row in microseconds: its own `predict_at`, or the time of the request."""
         told = one.row.get(self.predict_at)
         return one.at if told is None else self._micros(told, self.predict_at)
 
     def _all_predicted(self, rows: Sequence[JournalledRow]) -> list[int]:
-        """As `_predicted`, of many rows."""
+        """Return the prediction times of many rows; see `_predicted`."""
         told = [one.row.get(self.predict_at) for one in rows]
         if all(isinstance(time, str) for time in told):
             try:
                 read = moments(pa.chunked_array([pa.array(told)]), self.predict_at, self._zone)
                 if read.known.all():
                     return [int(time) for time in read.values]
-            except StreamError:  # some with a zone, some without
+            except StreamError:  # some have a time zone, some do not
                 pass
         return [self._predicted(one) for one in rows]
 
     def _micros(self, told: Any, name: str) -> int:
-        """The microseconds of a time."""
+        """Return a time in microseconds."""
         column = table_of([{name: told}], {name: Column("time")})[name]
         read = moments(column, name, self._zone, late=name in self._times)
         if not read.known[0]:
@@ -170,7 +174,7 @@ _ROW = "\0row"
 
 
 def _of_labels(job: Job) -> Encoder:
-    """What encodes the labels alone."""
+    """Return an encoder for the labels alone."""
     encoder, capacity = job.encoder, job.features.capacity
     asked: dict[str, Any] = {"objective": encoder.objective, "classes": encoder.classes, "capacity": capacity}
     return Encoder(encoder.labels, [_ROW], [], widths={}, **asked)

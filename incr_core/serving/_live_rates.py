@@ -1,8 +1,9 @@
-"""Rates at serving are those of the stream at this moment: outcomes that were told since a version was committed.
+"""Rates at serving time, with the outcomes that were received since a version was committed.
 
-A version has the outcomes that were known when it was committed. A journal hears of more every minute, and a rate over
-the last two hours is about these. What a version has already is not counted again: of the files of labelled rows that
-it has learned, all that was known by its last outcome. Outcomes of rows that are set aside do not count.
+A version has the outcomes that were known when it was committed. The journal receives more every minute, and a rate
+over the last two hours depends on these. An outcome that the version has already is not counted again: this excludes
+all outcomes in the files that the version has learned, up to the time of its last outcome. Outcomes of rows that are
+set aside do not count.
 """
 
 from __future__ import annotations
@@ -28,41 +29,44 @@ from incr_core.serving._labelled_rows import LabelledRows
 __all__ = ["LiveRates", "file_name", "is_read"]
 
 MANY = 2000
-"""So many new outcomes are put in order together with those before them; fewer stay a layer of their own."""
+"""Number of new outcomes above which they are sorted together with earlier ones. Fewer stay a separate layer."""
 
 
 def file_name(mark: str, number: int) -> str:
-    """What a file of labelled rows is called, by its journal and its number.
+    """Return the name of a file of labelled rows, by its journal and its number.
 
-    >>> file_name("9f3a01c2", 7)
-    'feedback-9f3a01c2-000007.parquet'
+    Example:
+        >>> file_name("9f3a01c2", 7)
+        'feedback-9f3a01c2-000007.parquet'
     """
     return f"feedback-{mark}-{number:06d}.parquet"
 
 
 def number_in(name: str, mark: str) -> int | None:
-    """The number in the name of a journal's file; None for another file.
+    """Return the number in the name of a journal's file; None for another file.
 
-    >>> number_in("days/feedback-9f3a01c2-000007.parquet", "9f3a01c2"), number_in("a.parquet", "9f3a01c2")
-    (7, None)
+    Example:
+        >>> number_in("days/feedback-9f3a01c2-000007.parquet", "9f3a01c2"), number_in("a.parquet", "9f3a01c2")
+        (7, None)
     """
     found = re.search(rf"(?:^|/)feedback-{re.escape(mark)}-(\d+)\.parquet$", name)
     return None if found is None else int(found[1])
 
 
 def is_read(job: Job, folder: Path) -> bool:
-    """Whether the stream of a job reads the files of labelled rows in a folder."""
+    """Return whether the stream of a job reads the files of labelled rows in a folder."""
     path, whole = job.stream.path, folder.resolve()
     return whole == Path(path).resolve() or fnmatch(str(whole / file_name("0", 0)), path)
 
 
 class LiveRates:
-    """Lets the version that answers know the outcomes that came after it.
+    """Adds later outcomes to the rates of the version that answers.
 
     Args:
-        directory: the run's.
-        journal: where labels are kept. rows: what makes rows of a stream of them.
-        job: the run's, whose stream reads what the journal writes.
+        directory: The run directory.
+        journal: Stores the labels.
+        rows: Converts them to rows of a stream.
+        job: The run's job. Its stream reads the files that the journal writes.
     """
 
     def __init__(self, directory: Path, journal: Journal, rows: LabelledRows, job: Job) -> None:
@@ -71,14 +75,15 @@ class LiveRates:
         self._lock = threading.Lock()
         self._asked: Asked | None = None
         self._learned, self._looked_up_to, self._undone = 0, 0, list[int]()
-        self._through = 0  # the place of the last label that was looked at
-        self._aside: list[list[int]] = []  # spans of time whose rows are set aside
-        self._has = 0, -NEVER  # of the version: the last place of the files that it has learned, its last outcome
+        self._through = 0  # place of the last label that was read
+        self._aside: list[list[int]] = []  # time spans whose rows are set aside
+        # Of the version: the last place in the files that it has learned, and the time of its last outcome.
+        self._has = 0, -NEVER
         self._old, self._new = list[Questions](), list[Questions]()
         self._settled = History(self._rates).lookup()
 
     def begin(self, asked: Asked) -> None:
-        """Another version is about to answer: let it know what came after it."""
+        """Prepare a version before it answers: add the outcomes that came after it."""
         with self._lock:
             first, stop = self._journal.places(self._last_file(asked))
             history = asked.version.history
@@ -90,7 +95,7 @@ class LiveRates:
             self._look()
 
     def look(self) -> None:
-        """Let the version that answers know what came since the last look."""
+        """Add the outcomes received since the last call to the rates of the version that answers."""
         with self._lock:
             self._look()
 
@@ -108,7 +113,7 @@ class LiveRates:
         self._asked.also_know(newest, self._history([*self._old, *self._new]).table())
 
     def _outcomes(self, places: Sequence[int], rows: Sequence[JournalledRow]) -> Questions:
-        """What rates make of labelled rows, without what the version has."""
+        """Return the outcomes of labelled rows for the rates, without those that the version has."""
         encoder, columns = self._job.encoder, self._rows
         times = {"predict_at": columns.predict_at, "label_at": columns.label_at}
         found = outcomes_of(columns.table(rows), "the journal", encoder, self._rates, **times)
@@ -117,7 +122,7 @@ class LiveRates:
         return found.without(self._aside)
 
     def _set_aside(self) -> list[list[int]]:
-        """Return the spans of time whose rows the run has set aside, after a rollback or by its gate."""
+        """Return the time spans whose rows the run has set aside, after a rollback or by its gate."""
         newest = RunDirectory.open(self._directory).latest()
         return [] if newest is None else loop_state(self._directory, newest).get("aside", [])
 
@@ -126,11 +131,11 @@ class LiveRates:
         return history.plus(Questions.joined(told)) if told else history
 
     def _last_file(self, asked: Asked) -> int:
-        """The number of the last file of labelled rows that a version has learned from; 0 for none."""
+        """Return the number of the last file of labelled rows that a version has learned from; 0 for none."""
         number, undone = asked.version.number, asked.version.manifest.get("undone", [])
         first = self._looked_up_to + 1 if number >= self._looked_up_to and undone == self._undone else 1
         ledger = RunDirectory.open(self._directory).table("ledger", first, number)
-        names = ledger["fragment"].unique().to_pylist() if ledger.num_rows else []  # without rows it has no columns
+        names = ledger["fragment"].unique().to_pylist() if ledger.num_rows else []  # no rows, no columns
         found = [number_in(name, self._journal.mark) for name in names]
         learned = max([number for number in found if number is not None], default=0)
         self._learned = learned if first == 1 else max(self._learned, learned)

@@ -1,4 +1,4 @@
-"""What a server counts of its work, as Prometheus reads it."""
+"""Counts of a server's work, for Prometheus."""
 
 from __future__ import annotations
 
@@ -14,22 +14,23 @@ Metric = tuple[str, str, str, Sequence[tuple[Mapping[str, object], float]]]
 """Name, kind, meaning and values of a metric, each with its labels."""
 
 BOUNDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0)
-"""Seconds, the upper bounds of the buckets of latencies."""
+"""Upper bounds of the buckets of latencies, in seconds."""
 
 RECENT = 1000
-"""How many latencies are kept for quantiles."""
+"""Number of latencies that are stored for quantiles."""
 
 SHOWN = 12
-"""How many answers the page shows."""
+"""Number of answers on the page."""
 
 
 class Metrics:
     """Requests by path and status, latencies of predictions, and rows.
 
-    >>> metrics = Metrics()
-    >>> metrics.answered("/predict", 200, 0.002)
-    >>> metrics.requests["/predict", 200], metrics.buckets[:4], metrics.latencies()
-    (1, [0, 0, 1, 0], [0.002])
+    Example:
+        >>> metrics = Metrics()
+        >>> metrics.answered("/predict", 200, 0.002)
+        >>> metrics.requests["/predict", 200], metrics.buckets[:4], metrics.latencies()
+        (1, [0, 0, 1, 0], [0.002])
     """
 
     def __init__(self) -> None:
@@ -39,11 +40,11 @@ class Metrics:
         self.seconds = 0.0
         self.rows, self.refused = 0, 0
         self.shown: deque[dict[str, Any]] = deque(maxlen=SHOWN)
-        """The latest answers, of requests of one row or the first of several."""
+        """The latest answers: for each request the answer to its first row."""
         self._recent: deque[float] = deque(maxlen=RECENT)
 
     def answered(self, path: str, status: int, seconds: float) -> None:
-        """A request to a path was answered."""
+        """Count a request to a path."""
         self.requests[path, status] += 1
         if path == "/predict":
             self.buckets[bisect_left(BOUNDS, seconds)] += 1
@@ -51,17 +52,17 @@ class Metrics:
             self._recent.append(round(seconds, 6))
 
     def predicted(self, answer: Mapping[str, Any]) -> None:
-        """Rows were predicted, and some of them refused."""
+        """Count predicted and refused rows."""
         self.rows += len(answer["predictions"])
         self.refused += len(answer["refused"])
         self.shown.appendleft({"at": time.time(), "version": answer["version"], "answer": answer["predictions"][0]})
 
     def latencies(self) -> list[float]:
-        """The latencies of the recent predictions, in seconds."""
+        """Return the latencies of the recent predictions, in seconds."""
         return list(self._recent)
 
     def told(self) -> Iterable[Metric]:
-        """Name, kind, meaning and values of each metric."""
+        """Yield name, kind, meaning and values of each metric."""
         requests = [
             ({"path": path, "status": status}, count) for (path, status), count in sorted(self.requests.items())
         ]
@@ -72,7 +73,7 @@ class Metrics:
 
 
 def quantile(latencies: Sequence[float], share: float) -> float | None:
-    """Return the latency below which a share of them is; None without any.
+    """Return the latency below which a share of the latencies is; None without any.
 
     Example:
         >>> quantile([0.001, 0.004, 0.002], 0.5), quantile([], 0.5)
@@ -117,10 +118,11 @@ def summed(some: Iterable[Iterable[Metric]]) -> list[Metric]:
 
 
 def exposed(metrics: Iterable[Metric]) -> list[str]:
-    """Metrics as lines of Prometheus's text format.
+    """Return metrics as lines of Prometheus's text format.
 
-    >>> exposed([("rows_total", "counter", "Rows.", [({"of": "x"}, 3)])])
-    ['# HELP rows_total Rows.', '# TYPE rows_total counter', 'rows_total{of="x"} 3']
+    Example:
+        >>> exposed([("rows_total", "counter", "Rows.", [({"of": "x"}, 3)])])
+        ['# HELP rows_total Rows.', '# TYPE rows_total counter', 'rows_total{of="x"} 3']
     """
     lines = []
     for name, kind, meaning, values in metrics:

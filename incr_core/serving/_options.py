@@ -1,4 +1,4 @@
-"""Options of `incr serve`, and the application that they make."""
+"""Options of `incr serve`, and the application that they configure."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from incr_core.storage import Lock, storage
 __all__ = ["Serving", "application"]
 
 TOKEN = "INCR_TOKEN"
-"""The environment variable of the token that requests must bring along, where no file says it."""
+"""Environment variable with the token that requests must send, if no file contains it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Serving:
-    """How a champion is served; each as the option of `incr serve` of its name.
+    """Options of serving, each with the name of the option of `incr serve`.
 
     Attributes:
-        journal: Folder, or address of a PostgreSQL, in which predictions are kept. None keeps none.
+        journal: Folder, or address of a PostgreSQL, in which predictions are recorded. None records none.
         labelled: Folder for rows whose labels have arrived. None: `labelled` in the folder of the journal.
-        shadow: A version that is asked beside the champion.
+        shadow: A version that predicts the same rows beside the champion.
         workers: Number of processes that answer.
         on: The engine where they run: "local" for this host.
     """
@@ -52,7 +52,11 @@ class Serving:
     on: str = "local"
 
     def check(self) -> None:
-        """Raise ArgumentError where a limit is below what it may be, or options do not go together."""
+        """Check the options.
+
+        Raises:
+            ArgumentError: A limit is too low, or options exclude each other.
+        """
         least = {"max_bytes": 1, "max_rows": 1, "concurrency": 1, "keep": 1, "workers": 1}
         for name, value in least.items():
             if getattr(self, name) < value:
@@ -72,7 +76,7 @@ class Serving:
             )
 
     def token(self) -> str | None:
-        """The token that requests must bring along; None where there is none."""
+        """Return the token that requests must send; None without one."""
         if self.token_file is None:
             return os.environ.get(TOKEN) or None
         try:
@@ -86,7 +90,7 @@ class Serving:
         return token
 
     def feedback(self, champion: Champion) -> Feedback | None:
-        """What keeps predictions and takes labels."""
+        """Return the recorder of predictions and labels; None without a journal."""
         if self.journal is None:
             return None
         journal = open_journal(self.journal, most=self.keep)
@@ -94,7 +98,7 @@ class Serving:
         return Feedback(journal, champion.current.version.job, labelled, self.join_every)
 
     def claim(self) -> Lock | None:
-        """Take the lock of the folder of a journal, which one server has at a time; its workers share it."""
+        """Take the lock of a journal's folder. One server has it at a time, and its workers share it."""
         if self.journal is None or is_postgres(self.journal):
             return None
         lock = Lock(Path(self.journal) / ".lock")
@@ -113,11 +117,11 @@ def application(
     """Return the application of one process, ready to answer.
 
     Args:
-        directory: The run's.
-        options: How it is served.
-        token: What requests must bring along.
-        board: What the workers of a server share. None: there is one.
-        worker: The place of this one.
+        directory: The run directory.
+        options: Options of serving.
+        token: The token that requests must send.
+        board: Shared memory of the workers of a server. None: there is one worker.
+        worker: The place of this worker.
 
     Raises:
         IncrError: The champion, the shadow or the journal cannot be opened.

@@ -1,6 +1,6 @@
-"""The page of a server: its champion, traffic, latency and latest answers, asked anew every second.
+"""The web page of a server: champion, traffic, latency and latest answers, updated every second.
 
-It loads nothing from elsewhere, and writes what it is told as text, never as HTML.
+The page loads nothing from other hosts. It displays received values as text, never as HTML.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ _NUMBERS = {
     "p99": "latency, 99% under",
     "accepted": "labels",
     "waiting": "without a label yet",
-    "repeated": "labels told twice",
+    "repeated": "labels received twice",
     "unknown": "labels of unknown ids",
     "dropped": "dropped without a label",
 }
@@ -91,7 +91,7 @@ PAGE = f"""<!doctype html>
 <table><thead><tr><th>time</th><th>version</th><th>answer</th></tr></thead><tbody id="recent"></tbody></table>
 <script>{_SCRIPT}</script></body></html>
 """.encode()
-"""The page, whole."""
+"""The whole page."""
 
 
 def _hash(text: str) -> str:
@@ -105,4 +105,4 @@ PAGE_HEADERS = (
     ),
     (b"x-content-type-options", b"nosniff"),
 )
-"""What keeps a browser from running anything else in it."""
+"""Headers that prevent a browser from running any other script in the page."""

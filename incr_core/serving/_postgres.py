@@ -1,4 +1,4 @@
-"""A connection to PostgreSQL that is made again after the database was away."""
+"""A connection to PostgreSQL that reconnects after the database was unreachable."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ CONNECT = 5
 """Seconds to wait for a database that does not answer."""
 
 UNANSWERED = 15_000
-"""Milliseconds after which a connection that acknowledges nothing counts as lost."""
+"""Milliseconds without acknowledgement after which a connection counts as lost."""
 
 AGAIN = 0.5
-"""Seconds for which a failed attempt to connect stands for further ones."""
+"""Seconds after a failed attempt to connect during which no new attempt is made."""
 
 SETTINGS = "SET synchronous_commit = on; SET statement_timeout = '30s'; SET tcp_keepalives_idle = 30"
-"""A commit is on the disk when it returns; a server that vanished loses its locks within minutes."""
+"""A commit is on the disk when it returns. A client that has vanished loses its locks within minutes."""
 
 
 class Connection:
@@ -45,7 +45,7 @@ class Connection:
 
     @contextmanager
     def session(self) -> Iterator[psycopg.Connection]:
-        """Yield the session, in no transaction.
+        """Yield the session, outside any transaction.
 
         Raises:
             StorageError: The database cannot be reached, or refused a statement.
@@ -55,7 +55,7 @@ class Connection:
             try:
                 yield session
             except psycopg.Error:
-                # Also where only a statement failed: a new session is in a known state.
+                # Also if only a statement failed: a new session is in a known state.
                 self._drop()
                 raise
 
@@ -116,7 +116,7 @@ def shown_address(address: str) -> str:
 
 
 def _is_open(session: psycopg.Connection) -> bool:
-    """Whether an idle session is still connected: a database that ended has closed it, which can be read."""
+    """Return whether an idle session is still connected. A database that ended has closed it, which a read detects."""
     if session.closed:
         return False
     try:

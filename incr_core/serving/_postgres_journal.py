@@ -1,4 +1,4 @@
-"""The journal in PostgreSQL, shared by the servers of several hosts."""
+"""Journal in PostgreSQL, shared by the servers of several hosts."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ CREATE TABLE IF NOT EXISTS files (number BIGINT PRIMARY KEY, first BIGINT, stop 
 EXISTS = "SELECT to_regclass('incr.predictions') IS NOT NULL"
 
 OPENING, LEADING = 0x696E6372, 0x696E6373
-"""Keys of advisory locks: to create the tables, and to lead."""
+"""Keys of advisory locks: one to create the tables, one to lead."""
 
 NEWEST = 1000
-"""Predictions whose mean size stands for all of them."""
+"""Number of newest predictions whose mean size is taken for all."""
 
 
 class PostgresJournal(Journal):
     """The journal in the schema `incr` of a database. Predictions and labels are on its disk when they are answered.
 
-    Numbers come from a sequence. A transaction that fails, or a crash of the database, leaves numbers unused, which
-    `kept` counts as predictions.
+    Numbers come from a sequence. A failed transaction or a crash of the database leaves numbers unused. `kept` counts
+    these as predictions.
 
     Args:
         address: `postgresql://USER@HOST/DATABASE`.
@@ -75,17 +75,17 @@ class PostgresJournal(Journal):
 
     def _enter_anew(self, session: psycopg.Connection) -> None:
         _enter(session)
-        self._leads = False  # the lock belonged to the session before
+        self._leads = False  # the lock belonged to the previous session
 
     def record(self, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], version: int) -> list[str]:
-        """Keep rows and their answers; returns the ids."""
+        """Record rows and their answers, and return the ids."""
         texts = [[as_text(row) for row, _ in rows], [as_text(answer) for _, answer in rows]]
         with self._predicting.session() as session:
             numbers = session.execute(_RECORD, [time.time_ns() // 1000, version, *texts]).fetchall()
         return [f"{self.mark}-{number:x}" for (number,) in numbers]
 
     def lead(self, patience: float = 0.0) -> bool:
-        """Whether this process leads: its session holds an advisory lock."""
+        """Return whether this process leads: its session has an advisory lock."""
         begun = time.monotonic()
         while True:
             with self._labelling.session() as session:
@@ -109,19 +109,19 @@ class PostgresJournal(Journal):
 
     @contextmanager
     def _accepting(self) -> Iterator[Execute]:
-        # In a pipeline, many labels wait for the network once.
+        # In a pipeline, many labels wait only once for the network.
         with self._labelling.session() as session, session.transaction(), session.pipeline():
             session.execute(_ALONE)
             yield _executing(session)
 
     def _live_bytes(self, execute: Execute) -> int:
-        # The size of the files would count rows that are deleted and not vacuumed.
+        # The size of the files would include rows that are deleted and not vacuumed.
         [held, size] = execute(_SIZE, [NEWEST]).fetchone()
         return int(held * size)
 
     @contextmanager
     def erasing(self) -> Iterator[Execute]:
-        """Return a transaction that excludes all writers; afterwards it rewrites the tables."""
+        """Return a transaction that excludes all writers. Afterwards the tables are rewritten."""
         with self._erasing.session() as session, ExitStack() as ended:
             ended.callback(self._erasing.close)
             session.execute("SET statement_timeout = 0")
@@ -154,7 +154,7 @@ def _with_marks(sql: str) -> bytes:
 
 
 _ALONE = "LOCK TABLE labels IN EXCLUSIVE MODE"
-"""Places are then assigned in the order of commits, without gaps; reading goes on."""
+"""The lock assigns places in the order of commits, without gaps. Reads continue."""
 
 _RECORD = """
 INSERT INTO predictions (at, version, row, answer)

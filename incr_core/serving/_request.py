@@ -1,7 +1,7 @@
-"""A request to predict: which body it may have, as a schema and as a check of what came, and its rows as a table.
+"""A request to predict: the schema of its body, the checks of its values, and its rows as a table.
 
-A value of a kind that its column never has (a list for a number) refuses the whole request. One that is of the right
-kind and cannot be used all the same (text that is no number) refuses its row alone, when the table is encoded.
+A value of a type that its column never has (a list for a number) refuses the whole request. A value of the right type
+that cannot be used (text that is not a number) refuses only its row, when the table is encoded.
 """
 
 from __future__ import annotations
@@ -35,10 +35,11 @@ INT64 = np.iinfo(np.int64)
 
 
 class RequestError(StreamError):
-    """A request that cannot be answered, with the HTTP status that says so.
+    """A request that cannot be answered, with its HTTP status.
 
-    >>> RequestError(413, "body: expected at most 8,000,000 bytes, got more").status
-    413
+    Example:
+        >>> RequestError(413, "body: expected at most 8,000,000 bytes, got more").status
+        413
     """
 
     def __init__(self, status: int, message: str) -> None:
@@ -48,10 +49,13 @@ class RequestError(StreamError):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """What a column of a request holds: kind is "number", "list", "category", "time", "task", or "raw" (any value).
+    """Type of a column of a request.
 
-    width: how many numbers a list has; spare: by how many it may have fewer. ids: the whole numbers that it may hold,
-    where the model looks entries up by them.
+    Attributes:
+        kind: "number", "list", "category", "time", "task", or "raw" (any value).
+        width: Maximum number of numbers in a list.
+        spare: The number by which a list may be shorter.
+        ids: The integers that the column may contain, if the model looks up entries by them.
     """
 
     kind: str
@@ -63,8 +67,9 @@ class Column:
     def schema(self) -> dict[str, Any]:
         """Its values, as a JSON schema.
 
-        >>> Column("list", 3).schema["minItems"]
-        3
+        Example:
+            >>> Column("list", 3).schema["minItems"]
+            3
         """
         if self.kind == "list":
             sizes = {"minItems": self.width - self.spare, "maxItems": self.width}
@@ -87,7 +92,7 @@ class Column:
 
 
 def columns_of(job: Job) -> dict[str, Column]:
-    """The columns that rows to predict must have; with `features.prepare`, all that its tables may have."""
+    """Return the columns of rows to predict; with `features.prepare`, all columns that its tables may have."""
     if job.features.prepare is not None:
         return dict.fromkeys(job.features.prepare_types or {}, Column("raw"))
     encoder, time = job.encoder, job.stream.predict_at
@@ -106,15 +111,16 @@ def columns_of(job: Job) -> dict[str, Column]:
         return Column("time" if timed else "category")
 
     asked = columns_asked(encoder, job.rates(), time, labelled=False)
-    told = [encoder.task] if encoder.task and encoder.task not in asked else []  # read where it is there
+    told = [encoder.task] if encoder.task and encoder.task not in asked else []  # read if a row has it
     return {name: column(name) for name in [*asked, *told]}
 
 
 def body_schema(columns: Mapping[str, Column], required: Sequence[str], most: int) -> dict[str, Any]:
-    """The body of a request as a JSON schema: {"rows": [{...}, ...]}, a value for every column; `most` rows at most.
+    """Return the JSON schema of a request's body: {"rows": [{...}, ...]} with at most `most` rows.
 
-    >>> body_schema({"height": Column("number")}, ["height"], 10)["properties"]["rows"]["maxItems"]
-    10
+    Example:
+        >>> body_schema({"height": Column("number")}, ["height"], 10)["properties"]["rows"]["maxItems"]
+        10
     """
     row = {
         "type": "object",
@@ -126,14 +132,18 @@ def body_schema(columns: Mapping[str, Column], required: Sequence[str], most: in
 
 
 def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
-    """The rows in the body of a request, at most so many; RequestError where it has none.
+    """Return the rows in the body of a request.
 
-    >>> rows_in(b'{"rows": [{"height": 170}]}', most=10)
-    [{'height': 170}]
-    >>> rows_in(b'{"rows": [{"height": NaN}]}', most=10)
-    Traceback (most recent call last):
-    ...
-    incr_core.serving._request.RequestError: body: expected JSON, got NaN, which is no number there; write null
+    Raises:
+        RequestError: The body has no rows, or more than `most`.
+
+    Example:
+        >>> rows_in(b'{"rows": [{"height": 170}]}', most=10)
+        [{'height': 170}]
+        >>> rows_in(b'{"rows": [{"height": NaN}]}', most=10)
+        Traceback (most recent call last):
+        ...
+        incr_core.serving._request.RequestError: body: expected JSON, got NaN, which is no number there; write null
     """
     document = document_in(body)
     rows = document.get("rows") if isinstance(document, dict) else None
@@ -145,7 +155,10 @@ def rows_in(body: bytes, most: int) -> list[dict[str, Any]]:
 
 
 def expect_columns(rows: Sequence[Mapping[str, Any]], required: Sequence[str]) -> None:
-    """Raise RequestError if a row lacks the key of a column.
+    """Check that no row lacks the key of a column.
+
+    Raises:
+        RequestError: A row lacks one.
 
     Example:
         >>> expect_columns([{"height": None}, {}], ["height"])
@@ -163,10 +176,14 @@ def expect_columns(rows: Sequence[Mapping[str, Any]], required: Sequence[str]) -
 
 
 def document_in(body: bytes) -> Any:
-    """The JSON document in a body; RequestError where it is none.
+    """Return the JSON document in a body.
 
-    >>> document_in(b'{"id": 7}')
-    {'id': 7}
+    Raises:
+        RequestError: The body is not JSON.
+
+    Example:
+        >>> document_in(b'{"id": 7}')
+        {'id': 7}
     """
     if not body.strip():
         raise RequestError(400, 'body: expected {"rows": [{...}, ...]} as JSON, got nothing')
@@ -178,7 +195,7 @@ def document_in(body: bytes) -> Any:
         raise RequestError(400, f"body: expected JSON, got another at character {error.pos}: {error.msg}") from None
     except RecursionError:
         raise RequestError(400, "body: expected rows of plain values, got them nested too deep") from None
-    except ValueError:  # of Python, whose whole numbers have at most 4,300 digits
+    except ValueError:  # Python refuses integers of more than 4,300 digits
         raise RequestError(400, "body: expected numbers of at most 4,300 digits, got a longer one") from None
 
 
@@ -196,12 +213,14 @@ def _constant(name: str) -> NoReturn:
 
 
 def table_of(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> pa.Table:
-    """Rows as a table of those `columns` that they have; what a row leaves out is null.
+    """Return rows as a table of those `columns` that any row has. A value that a row lacks is null.
 
-    Raises RequestError where a value is of a kind that its column does not take.
+    Raises:
+        RequestError: A value has a type that its column does not accept.
 
-    >>> table_of([{"height": 170, "name": "x"}, {}], {"height": Column("number")})["height"].to_pylist()
-    [170, None]
+    Example:
+        >>> table_of([{"height": 170, "name": "x"}, {}], {"height": Column("number")})["height"].to_pylist()
+        [170, None]
     """
     found: dict[str, pa.Array] = {}
     for name, column in columns.items():
@@ -242,7 +261,7 @@ def _got(value: Any) -> str:
 
 
 def _numbers(values: Sequence[Any]) -> pa.Array:
-    """Numbers, as whole ones where all are; text where there is some, of which what is no number will be told."""
+    """Return text if any value is text, else integers if all are. Encoding refuses text that is no number."""
     if any(isinstance(value, str) for value in values):
         return _texts(values)
     if all(value is None or (isinstance(value, int) and INT64.min <= value <= INT64.max) for value in values):
@@ -253,7 +272,7 @@ def _numbers(values: Sequence[Any]) -> pa.Array:
 def _float(value: float) -> float:
     try:
         return float(value)
-    except OverflowError:  # of a whole number; a row with infinity is a bad one
+    except OverflowError:  # an integer beyond float64; a row with infinity is refused
         return float("inf")
 
 
@@ -285,7 +304,7 @@ _KINDS: dict[str, tuple[str, Any]] = {
     "task": ("the number of a task", (int, float)),
     "raw": ("a value", object),
 }
-"""What is said to be expected in a column of each kind, and the types that are looked at."""
+"""For each kind of column: the text of the error message, and the accepted types."""
 
 _READ: dict[str, Callable[[Sequence[Any]], pa.Array]] = {
     "number": _numbers,

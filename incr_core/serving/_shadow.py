@@ -1,4 +1,4 @@
-"""A shadow: another version that is asked what the champion is asked, while only the champion's answers leave."""
+"""A shadow: another version that predicts the same rows as the champion. Only the champion's answers are returned."""
 
 from __future__ import annotations
 
@@ -18,34 +18,35 @@ from incr_core.storage import located, numbers_in
 __all__ = ["NEWEST", "Shadow"]
 
 NEWEST = "newest"
-"""Instead of a number: the newest version, also one that the gate holds."""
+"""Instead of a number: the newest version, including one that the gate holds."""
 
 PERIOD = 1.0
-"""Seconds between two looks at which version is the newest."""
+"""Seconds between two checks for a newer version."""
 
 HALF = 0.5
-"""The probability above which a row is of the second of two classes."""
+"""Probability above which a row belongs to the second of two classes."""
 
 
 class Shadow:
-    """Compare another version's answers with the champion's, in a thread of its own.
+    """Compares another version's answers with the champion's, in a separate thread.
 
-    No request waits for it: rows that come while it is busy are skipped, and counted. It is given the inputs that the
-    champion was given, rates as of that moment among them.
+    No request waits for it: rows that arrive while it is busy are skipped and counted. It receives the inputs of the
+    champion, with the rates of that moment.
 
     Args:
-        directory: The run's.
+        directory: The run directory.
         wanted: The version's number, or `NEWEST`.
 
     Attributes:
-        rows, skipped: Rows compared, and rows that came while it was busy.
+        rows: Number of rows compared.
+        skipped: Number of rows that arrived while it was busy.
         differences: Sum over rows of the mean absolute difference of the numbers in both answers.
-        disagreements: Rows of which the two versions predict different classes.
-        fault: Why it does not answer; None where it does.
+        disagreements: Number of rows for which the two versions predict different classes.
+        fault: Reason why it does not answer; None if it does.
 
     Raises:
-        ArgumentError: Where `wanted` is neither.
-        IncrError: Where there is no such version, or it cannot be read.
+        ArgumentError: `wanted` is neither.
+        IncrError: There is no such version, or it cannot be read.
     """
 
     def __init__(self, directory: str | Path, wanted: str) -> None:
@@ -65,11 +66,11 @@ class Shadow:
         return Asked(Version.load(self.directory, number))
 
     def _newest(self) -> int:
-        """The newest version; those that are pruned have no folder."""
+        """Return the number of the newest version. Pruned versions have no folder."""
         return max(numbers_in(self.directory / "versions"), default=0)
 
     def watch(self, questions: Sequence[Question], answers: Sequence[Mapping[str, Any]]) -> None:
-        """Ask for the rows of these answered questions, too; returns at once."""
+        """Predict the rows of these answered questions, too. Returns at once."""
         if self._busy is not None and not self._busy.done():
             self.skipped += sum(question.count for question in questions)
             return
@@ -77,7 +78,7 @@ class Shadow:
         self._busy = self._pool.submit(self._compare, told)
 
     def answer(self, question: Question) -> dict[str, Any]:
-        """The shadow's answer to a question that the champion has encoded."""
+        """Return the shadow's answer to a question that the champion has encoded."""
         told = self.current.predict(question.inputs, question.count) if question.count else []
         return {**question.answer(told), "version": self.current.version.number}
 
@@ -90,11 +91,11 @@ class Shadow:
                     if one is not None and other is not None:
                         self._count(one, other)
             self.fault = None
-        except Exception as error:  # whatever another version may do, the champion goes on answering
+        except Exception as error:  # an error of the shadow does not affect the champion
             self.fault = str(error)
 
     def _look(self) -> None:
-        """Read the newest version, where that is wanted and is another one by now."""
+        """Load the newest version if it is wanted and has changed."""
         if self.wanted == NEWEST and time.monotonic() - self._looked > PERIOD:
             self._looked = time.monotonic()
             if (number := self._newest()) > self.current.version.number:
@@ -111,26 +112,36 @@ class Shadow:
             self.disagreements += (one["probability"] >= HALF) != (other["probability"] >= HALF)
 
     def told(self) -> Iterable[Metric]:
-        """What it counts, as Prometheus reads it."""
+        """Yield its counts as metrics."""
         yield (
             "incr_shadow_version",
             "gauge",
-            "The version asked beside the champion.",
+            "The version that predicts beside the champion.",
             [({}, self.current.version.number)],
         )
         yield "incr_shadow_rows_total", "counter", "Rows that both have answered.", [({}, self.rows)]
-        yield "incr_shadow_skipped_total", "counter", "Rows that came while the shadow was busy.", [({}, self.skipped)]
+        yield (
+            "incr_shadow_skipped_total",
+            "counter",
+            "Rows that arrived while the shadow was busy.",
+            [({}, self.skipped)],
+        )
         yield (
             "incr_shadow_difference_total",
             "counter",
             "Sum over rows of the mean absolute difference of the numbers in both answers.",
             [({}, self.differences)],
         )
-        yield "incr_shadow_disagreements_total", "counter", "Rows given another class.", [({}, self.disagreements)]
+        yield (
+            "incr_shadow_disagreements_total",
+            "counter",
+            "Rows with different classes in both answers.",
+            [({}, self.disagreements)],
+        )
         yield "incr_shadow_failing", "gauge", "1 where the shadow does not answer.", [({}, int(self.fault is not None))]
 
     def describe(self) -> dict[str, Any]:
-        """What the page's JSON tells of it."""
+        """Return its counts for the page."""
         rows = max(self.rows, 1)
         return {
             "version": self.current.version.number,
@@ -142,5 +153,5 @@ class Shadow:
         }
 
     def close(self) -> None:
-        """Finish what it is at, and end its thread."""
+        """Finish the current comparison, and end the thread."""
         self._pool.shutdown()

@@ -1,4 +1,4 @@
-"""The journal in one SQLite file, shared by the processes of a host."""
+"""Journal in one SQLite file, shared by the processes of a host."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class SqliteJournal(Journal):
             self._predicting.executescript(SCHEMA)
         with self._transaction(self._predicting) as execute:
             self._begin(execute)
-            execute("UPDATE facts SET value = value WHERE name = 'mark'")  # a write, so that there is a log to open
+            execute("UPDATE facts SET value = value WHERE name = 'mark'")  # this creates the log that is opened next
         with self._named():
             self._log = os.open(f"{self._path}-wal", os.O_RDONLY)
 
@@ -133,7 +133,7 @@ class SqliteJournal(Journal):
                 os.fsync(self._log)  # after the transaction, so that predictions do not wait for the disk
 
     def record(self, rows: Sequence[tuple[Mapping[str, Any], Mapping[str, Any]]], version: int) -> list[str]:
-        """Keep rows and their answers; returns the ids."""
+        """Record rows and their answers, and return the ids."""
         now = time.time_ns() // 1000
         with self._recording, self._transaction(self._predicting) as execute:
             [first] = execute(_NEXT).fetchone()
@@ -144,7 +144,7 @@ class SqliteJournal(Journal):
         return [f"{self.mark}-{number:x}" for number in range(first, first + len(kept))]
 
     def lead(self, patience: float = 0.0) -> bool:
-        """Whether this process leads: it holds the lock of a file."""
+        """Return whether this process leads: it has the lock of a file."""
         with self._joining:
             if not self._leading.taken:
                 try:
@@ -172,7 +172,7 @@ class SqliteJournal(Journal):
             connection.execute("PRAGMA secure_delete=ON")
             with self._transaction(connection) as execute:
                 yield execute
-            # Rows are in the write-ahead log too, until it is moved into the file and truncated.
+            # The write-ahead log contains the rows too, until it is moved into the file and truncated.
             [busy, _, _] = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             if busy:
                 raise StorageError(

@@ -21,7 +21,7 @@ __all__ = ["counted", "exposition", "standing", "workers_of"]
 
 
 def counted(app: App) -> dict[str, Any]:
-    """Return what this worker has counted, with what the workers before it at its place had counted, as JSON has it."""
+    """Return the counts of this worker as JSON values, including those of the earlier workers at its place."""
     champion, metrics, before = app.champion, app.metrics, app.before
     own: list[Metric] = [*metrics.told(), *_of_champion(app), *_of_feedback(app), *_of_shadow(app)]
     counters = [one for one in own if one[1] == "counter"]
@@ -40,17 +40,17 @@ def counted(app: App) -> dict[str, Any]:
 
 
 def workers_of(app: App) -> dict[int, dict[str, Any]]:
-    """Return what each worker has counted: this one until now, and the others up to a second ago."""
+    """Return the counts of each worker: current for this one, up to a second old for the others."""
     own = counted(app)
     if app.board.workers == 1:
         return {app.worker: own}
-    app.board.publish(app.worker, own)  # what is answered once is never taken back
+    app.board.publish(app.worker, own)  # counters never decrease
     published = {place: app.board.published(place) for place in range(app.board.workers)}
     return {place: one for place, one in published.items() if one is not None} | {app.worker: own}
 
 
 def exposition(app: App) -> bytes:
-    """Return all counts in Prometheus's text format: counters summed over workers, gauges of each."""
+    """Return all counts in Prometheus's text format: counters summed over workers, gauges of each worker."""
     workers = workers_of(app)
     several = app.board.workers > 1
     counters = summed([one["counters"] for one in workers.values()])
@@ -67,7 +67,7 @@ def exposition(app: App) -> bytes:
 
 
 def standing(app: App) -> dict[str, Any]:
-    """Return what the page shows."""
+    """Return the content of the page."""
     champion, workers = app.champion, workers_of(app)
     counters = {name: values for name, _, _, values in summed([one["counters"] for one in workers.values()])}
     requests = counters["incr_requests_total"]
@@ -118,7 +118,7 @@ def _of_champion(app: App) -> Iterable[Metric]:
         "1 where the champion cannot be read.",
         [({}, int(champion.fault is not None))],
     )
-    yield "incr_swaps_total", "counter", "Champions that took another's place.", [({}, champion.swaps)]
+    yield "incr_swaps_total", "counter", "Changes of the champion.", [({}, champion.swaps)]
     yield "incr_forwards_total", "counter", "Forwards of the model.", [({}, app.batches.forwards)]
 
 
@@ -130,11 +130,11 @@ def _of_feedback(app: App) -> Iterable[Metric]:
     if app.feedback is None:
         return
     counts = [({"outcome": outcome}, count) for outcome, count in sorted(app.feedback.counts.items())]
-    yield "incr_feedback_total", "counter", "Labels that were told, by what became of them.", counts
+    yield "incr_feedback_total", "counter", "Labels received, by outcome.", counts
 
 
 def _of_server(app: App) -> Iterable[Metric]:
-    """Yield what all workers have in common."""
+    """Yield the metrics that all workers share."""
     yield "incr_requests_under_way", "gauge", "Requests that are not answered yet.", [({}, app.board.inside)]
     if app.board.workers > 1:
         yield "incr_workers", "gauge", "Processes that answer.", [({}, app.board.workers)]

@@ -1,4 +1,4 @@
-"""Statements of SQL and their results, as sqlite3 and psycopg have them in common."""
+"""Types of SQL statements and results that sqlite3 and psycopg have in common."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Cursor", "Execute"]
 
 
 class Cursor(Protocol):
-    """Result of a statement, of sqlite3 and of psycopg alike."""
+    """Result of a statement, in sqlite3 and in psycopg."""
 
     @property
     def rowcount(self) -> int:
@@ -19,11 +19,11 @@ class Cursor(Protocol):
         """Return the next row, or None."""
 
     def fetchall(self) -> list[Any]:
-        """Return all rows that are left."""
+        """Return all remaining rows."""
 
 
 class Execute(Protocol):
-    """Execution of a statement within a transaction; values stand for its question marks."""
+    """Execution of a statement within a transaction. Values replace its question marks."""
 
     def __call__(self, sql: str, values: Sequence[Any] = ..., /) -> Cursor:
         """Execute the statement."""
