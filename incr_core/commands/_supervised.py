@@ -1,7 +1,6 @@
-"""Run a command's work in a child process, so that whatever ends it can be told, and nothing of it reaches stdout.
+"""Run a command's work in a child process, so that its end is noticed and its output does not reach stdout.
 
-Ray's own library ends the process that it is loaded in, without a word, when its daemon on this host is gone; and what
-it has to say it prints to standard output.
+Ray's library ends its process without a message when its daemon on this host is gone, and prints to standard output.
 """
 
 from __future__ import annotations
@@ -16,14 +15,17 @@ from types import FrameType
 __all__ = ["supervised"]
 
 PR_SET_PDEATHSIG = 1
-"""prctl(2): which signal a process gets when its parent is gone."""
+"""prctl(2): the signal that a process receives when its parent ends."""
 
 
 def supervised(work: Callable[[], int]) -> int | None:
-    """The exit code of `work`, done in a child process whose standard output is our standard error.
+    """Do `work` in a child process whose standard output is this process's standard error.
 
-    None where the child ended without one. SIGINT and SIGTERM are passed on to it. It is asked to stop, too,
-    when this process is killed. To be called before any thread was started.
+    SIGINT and SIGTERM are passed on to the child. The child is also asked to stop when this process is killed. Call
+    this before any thread is started.
+
+    Returns:
+        The exit code of `work`; None if the child ended without one.
     """
     sys.stdout.flush()
     sys.stderr.flush()
@@ -34,7 +36,7 @@ def supervised(work: Callable[[], int]) -> int | None:
         _be_child()
         code = work()
         os.write(writes, str(code).encode())
-        sys.exit(code)  # not os._exit: Ray puts things right when it is left
+        sys.exit(code)  # not os._exit: Ray cleans up at the interpreter's exit
     os.close(writes)
 
     def pass_on(number: int, frame: FrameType | None) -> None:
@@ -53,6 +55,6 @@ def supervised(work: Callable[[], int]) -> int | None:
 
 def _be_child() -> None:
     os.dup2(2, 1)
-    os.setpgid(0, 0)  # Ctrl-C in a terminal reaches a whole group: it is passed on, once
+    os.setpgid(0, 0)  # Ctrl-C in a terminal reaches a whole process group; here it is passed on once
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

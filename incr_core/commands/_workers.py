@@ -17,10 +17,10 @@ from incr_core.errors import ArgumentError, IncrError
 __all__ = ["Ready", "Work", "run_workers"]
 
 Ready = Callable[[int], None]
-"""Called by a worker with the version that it answers with, once it can."""
+"""Called by a worker, when it can answer, with the version that it answers with."""
 
 Work = Callable[[int, Ready], None]
-"""What a worker does, by its place; it returns when SIGTERM has ended it."""
+"""The work of a worker, called with its place. It returns when SIGTERM has ended it."""
 
 WAITED = {signal.SIGCHLD, signal.SIGTERM, signal.SIGINT}
 
@@ -28,12 +28,12 @@ PR_SET_PDEATHSIG = 1
 """prctl(2): the signal that a process receives when its parent ends."""
 
 SOON, SLOWEST = 0.1, 10.0
-"""Seconds before a worker is replaced that ended before it could answer; they double up to the second number."""
+"""Seconds before a worker is replaced that ended before it could answer: first and longest. They double each time."""
 
 
 @dataclass
 class _Place:
-    """Where a worker runs: its process, the pipe on which it reports, and when the next one starts."""
+    """The place of a worker: its process, the pipe on which it reports, and the time of the next start."""
 
     pid: int = 0
     pipe: int = -1
@@ -42,14 +42,14 @@ class _Place:
 
 
 def run_workers(count: int, work: Work, *, begun: Ready, replaced: Callable[[int], None]) -> None:
-    """Run `work` in so many processes until SIGTERM or SIGINT, which ends all of them and then this process.
+    """Run `work` in `count` processes until SIGTERM or SIGINT, which ends all of them and then this process.
 
-    The caller must have no other thread. A worker ends with this process, also after a SIGKILL of it. The first worker
-    starts alone, so that what it creates is there for the others.
+    The caller must have no other thread. The workers end with this process, also after a SIGKILL of it. The first
+    worker starts alone, so that the others find the files that it creates.
 
     Args:
         count: Number of processes.
-        work: What each does.
+        work: The work of each.
         begun: Called with the version of the first once all can answer.
         replaced: Called with the place of a worker that has ended, before another takes it.
 
@@ -91,16 +91,16 @@ def _start(places: list[_Place], place: int, work: Work, mask: set[signal.Signal
             signal.pthread_sigmask(signal.SIG_SETMASK, mask)
             code = _working(place, work, writes)
         finally:
-            os._exit(code)  # what the parent registered to be done at its end is not done here
+            os._exit(code)  # does not run the exit handlers that the parent has registered
     os.close(writes)
     places[place].pid, places[place].pipe = pid, reads
 
 
 def _be_worker(parent: int) -> None:
-    os.setpgid(0, 0)  # Ctrl-C in a terminal reaches a whole group: the parent passes it on, once
+    os.setpgid(0, 0)  # Ctrl-C in a terminal reaches a whole process group; the parent passes it on once
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
-    if os.getppid() != parent:  # it ended before the line above
+    if os.getppid() != parent:  # the parent ended before the line above
         os._exit(1)
 
 
@@ -123,7 +123,7 @@ def _working(place: int, work: Work, pipe: int) -> int:
 
 
 def _reported(place: _Place) -> int | None:
-    """The version with which a new worker answers; None if this process is asked to end meanwhile."""
+    """Return the version with which a new worker answers; None if this process is asked to end in between."""
     report = b""
     while True:
         if select.select([place.pipe], [], [], 0.1)[0]:
@@ -148,7 +148,7 @@ def _is_asked_to_end() -> bool:
 
 
 def _watch(places: list[_Place], work: Work, mask: set[signal.Signals | int], replaced: Callable[[int], None]) -> int:
-    """Replace workers that end; returns the signal that asks this process to end."""
+    """Replace workers that end. Return the signal that asks this process to end."""
     while True:
         now = time.monotonic()
         for number, place in enumerate(places):
@@ -172,7 +172,7 @@ def _watch(places: list[_Place], work: Work, mask: set[signal.Signals | int], re
 
 
 def _read_report(place: _Place) -> None:
-    """Read what a worker that was started again has reported, if it has."""
+    """Read the report of a worker that was started again, if there is one."""
     if place.pipe < 0 or not select.select([place.pipe], [], [], 0)[0]:
         return
     document = json.loads(os.read(place.pipe, 65_536) or b"{}")
@@ -185,7 +185,7 @@ def _read_report(place: _Place) -> None:
 
 
 def _end(places: list[_Place]) -> None:
-    """Ask all workers to end, and wait; a further signal ends them without their requests."""
+    """Ask all workers to end, and wait. A further signal ends them without finishing their requests."""
     left = [place.pid for place in places if place.pid]
     for pid in left:
         os.kill(pid, signal.SIGTERM)
@@ -193,7 +193,7 @@ def _end(places: list[_Place]) -> None:
         found = signal.sigtimedwait(WAITED, 1.0)
         if found is not None and found.si_signo != signal.SIGCHLD:
             for pid in left:
-                os.kill(pid, signal.SIGINT)  # the second signal, of this kind, ends a server at once
+                os.kill(pid, signal.SIGINT)  # the second signal, SIGINT, ends a server at once
     for place in places:
         if place.pipe >= 0:
             os.close(place.pipe)

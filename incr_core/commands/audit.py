@@ -1,4 +1,4 @@
-"""Prove from what lies on disk that every row of a run's stream is in exactly one state."""
+"""Audit of a run directory: proves that every row of the stream is in exactly one state."""
 
 from __future__ import annotations
 
@@ -24,16 +24,24 @@ from incr_core.storage import checkpoint, located
 __all__ = ["Audit", "audit", "described", "owners_audit"]
 
 TRIES = 5
-"""How often a run that is being written meanwhile is looked at anew, where what was read belongs to two moments."""
+"""Maximum number of readings of a run that is written at the same time, since a reading may mix two moments."""
 
 Ints = np.ndarray[Any, np.dtype[np.int64]]
 
 
 @dataclass(slots=True)
 class Audit:
-    """What is known of a run at its newest version.
+    """The result of the audit of a run at its newest version.
 
-    unproven: what could not be looked into, in words. baselines: those beside the run, by name.
+    Attributes:
+        version: The newest version; None without one.
+        states: Number of rows in each state.
+        files: Number of files of the stream that exist.
+        gone: Files that no longer exist.
+        bad_files: Number of files in quarantine.
+        violations: Contradictions that were found.
+        unproven: Claims that could not be checked, in words.
+        baselines: Audits of the baselines beside the run, by name.
     """
 
     version: int | None
@@ -47,11 +55,11 @@ class Audit:
 
     @property
     def holds(self) -> bool:
-        """Whether nothing was found wrong, in the run and its baselines."""
+        """Whether no violation was found, in the run and its baselines."""
         return not self.violations and all(one.holds for one in self.baselines.values())
 
     def document(self) -> dict[str, Any]:
-        """The same as JSON."""
+        """Return the audit as JSON values."""
         return {
             "holds": self.holds,
             "version": self.version,
@@ -73,11 +81,13 @@ class Audit:
 
 
 def audit(directory: str | Path) -> Audit:
-    """Prove that every row of a run is in exactly one state, and that what it has committed holds together.
+    """Prove that every row of a run is in exactly one state, and that the committed files are consistent.
 
-    Read are the job, the stream's files, every version, the tables, and the newest states of participants;
-    nothing is changed, and a run that is being written meanwhile goes on. What is looked for is told in `Committed` and
-    in `RowStates`. Raises RunDirectoryError where there is no run.
+    The audit reads the job, the stream's files, every version, the tables, and the newest states of participants. It
+    changes nothing, and a run that is writing is not stopped. `Committed` and `RowStates` document the checks.
+
+    Raises:
+        RunDirectoryError: There is no run.
     """
     folder = located(directory)
     found = _settled(folder)
@@ -87,7 +97,10 @@ def audit(directory: str | Path) -> Audit:
 
 
 def owners_audit(file: str) -> dict[str, Audit]:
-    """The same of the rows of an owner, whose client's file that is, in each run that it has taken part in."""
+    """Return the audit of an owner's rows for each run in which the owner took part.
+
+    `file` is the client's CLIENT.toml.
+    """
     return {
         name: Audit(
             None,
@@ -103,7 +116,7 @@ def owners_audit(file: str) -> dict[str, Audit]:
 
 
 def _settled(folder: Path) -> Audit:
-    """The audit of one run; where it went on meanwhile and something seems wrong, of what it is then."""
+    """Return the audit of one run. If it finds a violation and the run has changed meanwhile, the audit is repeated."""
     require_run(folder)
     for _ in range(TRIES):
         before, found = _stamp(folder), _audit(folder)
@@ -113,7 +126,7 @@ def _settled(folder: Path) -> Audit:
 
 
 def _stamp(folder: Path) -> list[tuple[str, int]]:
-    """What changes when a run commits, prunes or erases."""
+    """Return the files that change when a run commits, prunes or erases, with their times."""
     found = []
     for pattern in ("versions/*/*", "segments.json", "eras*", "state/*/*"):
         for file in folder.glob(pattern):
@@ -133,8 +146,8 @@ def _audit(folder: Path) -> Audit:
     if owned:
         violations += _not_numbered(folder, version, committed)
         unproven.append(
-            "which rows the numbers are, and that no row of an owner is without one: incr audit CLIENT.toml tells, on "
-            "the owner's machine, and summary.json has the hash of its ledger"
+            "which rows the numbers are, and that no row of an owner is without one: incr audit CLIENT.toml proves it "
+            "on the owner's machine, and summary.json has the hash of its ledger"
         )
     elif states.elsewhere:
         unproven.append(
@@ -159,8 +172,7 @@ def _audit(folder: Path) -> Audit:
         unproven.append(f"which rows are due: {standing.unproven}")
     if standing.gone:
         unproven.append(
-            f"rows of files that are gone ({_listed(standing.gone)}): what is known of them is in the run's tables "
-            "alone"
+            f"rows of files that are gone ({_listed(standing.gone)}): they are known from the run's tables alone"
         )
     if standing.uncounted:
         unproven.append(f"how many rows there are in files that cannot be read: {_listed(standing.uncounted)}")
@@ -176,9 +188,9 @@ def _audit(folder: Path) -> Audit:
 
 
 def _not_numbered(folder: Path, version: int | None, committed: Committed) -> list[Violation]:
-    """Owners of whose rows the tables have fewer, or more, than they have told of."""
+    """Return violations for owners whose rows in the tables are fewer or more than they have reported."""
     found = list[Violation]()
-    with contextlib.suppress(CheckpointError):  # which the versions are looked at for
+    with contextlib.suppress(CheckpointError):  # reported with the versions
         members = [] if version is None else loop_state(folder, version)["engine"]["owners"]["members"]
         for member in members:
             mine = {
@@ -190,7 +202,7 @@ def _not_numbered(folder: Path, version: int | None, committed: Committed) -> li
             if rows != member["told"]:
                 remedy = "go back to a copy of the run"
                 found.append(
-                    Violation(f"owner {member['name']}", f"{member['told']:,} rows, as told", f"{rows:,}", remedy)
+                    Violation(f"owner {member['name']}", f"{member['told']:,} rows, as reported", f"{rows:,}", remedy)
                 )
     return found
 
@@ -198,7 +210,7 @@ def _not_numbered(folder: Path, version: int | None, committed: Committed) -> li
 def _standing(
     job: Job, committed: Committed, cursor: dict[str, Any] | None, unproven: list[str]
 ) -> tuple[Standing, bool]:
-    """How far the run has come with its files, and whether it has any that can be looked into."""
+    """Return the position of the run in its files, and whether it has files that can be read."""
     try:
         if cursor is not None:
             return job.data().standing(cursor), True
@@ -206,7 +218,7 @@ def _standing(
     except (ArgumentError, JobError, StreamError) as fault:
         unproven.append(f"that every row of the stream is in the tables, and none that is not: {fault}")
         return Standing(_fragments(committed, cursor), 0), False
-    found.unproven = "no participant's state lies here, which knows the run's place in the stream"
+    found.unproven = "no participant's state is stored here, which has the run's place in the stream"
     return found, True
 
 
@@ -220,9 +232,12 @@ def _fragments(committed: Committed, cursor: Mapping[str, Any] | None) -> list[s
 
 @dataclass(slots=True)
 class _States:
-    """What participants keep for a version: their one place in the stream, and the rows each has yet to learn.
+    """States of the participants at a version: the common place in the stream, and the rows that each has yet to learn.
 
-    elsewhere: the participants that keep none here.
+    Attributes:
+        cursor: The place in the stream.
+        held: Ids of the rows that a participant has yet to learn.
+        elsewhere: Participants without a state here.
     """
 
     cursor: dict[str, Any] | None = None
@@ -231,10 +246,10 @@ class _States:
 
     @classmethod
     def read(cls, folder: Path, version: int | None, violations: list[Violation]) -> _States:
-        """Those of the participants that keep a state here."""
+        """Read the states that participants have stored here."""
         found, first, here, everybody = cls(), "", set[str](), list[str]()
         if version is not None:
-            with contextlib.suppress(CheckpointError):  # which the versions are looked at for
+            with contextlib.suppress(CheckpointError):  # reported with the versions
                 everybody = loop_state(folder, version)["participants"]
         for participant, place in states_of(folder, version) if version is not None else ():
             here.add(participant)
@@ -265,9 +280,11 @@ def _listed(names: list[str]) -> str:
 
 
 def described(found: Audit, whose: str = "") -> str:
-    """An audit as text: states and rows, participants, what could not be looked into, and what is wrong.
+    """Return an audit as text: states and rows, participants, unproven claims and violations.
 
-    whose: of an owner's client, instead of the version.
+    Args:
+        found: The audit.
+        whose: The client, for an owner's audit. It replaces the version.
     """
     return "\n".join(_lines(found, whose=whose))
 

@@ -1,4 +1,4 @@
-"""The command line: `incr run JOB.toml`, and what one does with a run directory afterwards."""
+"""The command line: `incr run JOB.toml`, and the commands for a run directory."""
 
 from __future__ import annotations
 
@@ -22,19 +22,23 @@ from incr_core.shown import shown
 __all__ = ["main", "parsers"]
 
 LOST = 120
-"""How Python ends where what was printed could not be written."""
+"""Exit code of Python if the output could not be written."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; returns the exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong.
+    """Run a command.
 
-    arguments: None, as the command `incr` calls it, for those of the process.
+    Args:
+        arguments: The arguments. None, as the command `incr` calls it: those of the process.
+
+    Returns:
+        The exit code: 0 done, 1 the job failed, 2 the job or the arguments are wrong.
     """
     if arguments is not None:
         options = parsers()[0].parse_args(arguments)
         return _guarded(COMMANDS[options.command], options)
     code: list[int] = []
-    atexit.register(_end, code)  # before what a command imports registers anything, and so called after all of it
+    atexit.register(_end, code)  # before an import of a command registers a handler, so called after those
     options = parsers()[0].parse_args()
     apart = options.command == "run" and options.on != "local"
     code.append(_guarded(_run_apart if apart else COMMANDS[options.command], options))
@@ -42,10 +46,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _end(code: Sequence[int]) -> None:
-    """End the process with its exit code while threads of a stream, or of a library, are still at something.
+    """End the process with its exit code, even if threads of a stream or of a library are still running.
 
-    A daemon thread that comes back from C++ while Python ends is unwound through it, and that aborts the process: what
-    went well would end with exit code 134.
+    When a daemon thread returns from C++ during the interpreter's exit, its stack is unwound, and that aborts the
+    process. A successful command would end with exit code 134.
     """
     if code and threading.active_count() > 1:
         logging.shutdown()
@@ -53,7 +57,7 @@ def _end(code: Sequence[int]) -> None:
         for output in (sys.stdout, sys.stderr):
             try:
                 output.flush()
-            except (BrokenPipeError, ValueError):  # nobody reads it, or it is closed
+            except (BrokenPipeError, ValueError):  # the reader is gone, or it is closed
                 pass
             except OSError:
                 lost = LOST
@@ -61,7 +65,7 @@ def _end(code: Sequence[int]) -> None:
 
 
 def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Namespace) -> int:
-    """The exit code of a command, whose errors are told."""
+    """Return the exit code of a command, and print its error."""
     try:
         return command(options)
     except IncrError as error:
@@ -70,13 +74,15 @@ def _guarded(command: Callable[[argparse.Namespace], int], options: argparse.Nam
         text = told(error)
         argument = re.match(r"\w+(?=[: ])", text)
         if isinstance(error, ArgumentError) and argument is not None and argument[0] in vars(options):
-            text = f"--{text}"  # as it is typed
+            text = f"--{text}"  # as the option is typed
         print(f"incr: {text}", file=sys.stderr)
         return error.exit_code
     except KeyboardInterrupt:
-        print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
+        print(
+            "incr: stopped; committed versions are intact, and the same command continues from there", file=sys.stderr
+        )
         return STOPPED
-    except BrokenPipeError:  # the reader of our output has seen enough
+    except BrokenPipeError:  # the reader of the output has stopped reading
         sys.stderr.close()
         return 0
 

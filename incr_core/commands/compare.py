@@ -1,4 +1,4 @@
-"""Several runs side by side, as `incr compare` prints them."""
+"""`incr compare`: several runs side by side."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from incr_core.shown import shown
 __all__ = ["compare_runs", "described"]
 
 MOST_METRICS = 5
-"""So many metrics fit on a line."""
+"""Number of metrics that fit on a line."""
 
 
 def compare_runs(options: argparse.Namespace) -> int:
-    """Print the comparison, and write the page where one is wanted."""
+    """Print the comparison, and write the page if `--out` names one."""
     found = compare(options.directories)
     print(json_text(found.document()) if options.json else described(found))
     if options.out is not None:
@@ -30,16 +30,19 @@ def compare_runs(options: argparse.Namespace) -> int:
 
 
 def described(found: Comparison) -> str:
-    """A line for each run, with how far its first metric is from the first run's; then what differs in their jobs.
+    """Return a line for each run, and the settings in which the runs differ.
 
-    >>> ours = Compared("plain", "runs/plain", "local", 900, 900, 5000.0, 9, {"auc": 0.70, "log_loss": 0.6})
-    >>> other = Compared("replay", "runs/replay", "local", 900, 800, None, 9, {"auc": 0.72, "log_loss": 0.5})
-    >>> print(described(Comparison([ours, other], "auc", {"strategy": ["-", "replay"]}, ["rows differ"])))
-    run     engine     auc   +/-     log_loss  rows learned  rows/s
-    plain   local   0.7000             0.6000           900   5,000
-    replay  local   0.7200  +0.0200    0.5000           900       -
-      note: rows differ
-      strategy: - (plain), replay (replay)
+    A line has the difference of the run's first metric from that of the first run.
+
+    Example:
+        >>> ours = Compared("plain", "runs/plain", "local", 900, 900, 5000.0, 9, {"auc": 0.70, "log_loss": 0.6})
+        >>> other = Compared("replay", "runs/replay", "local", 900, 800, None, 9, {"auc": 0.72, "log_loss": 0.5})
+        >>> print(described(Comparison([ours, other], "auc", {"strategy": ["-", "replay"]}, ["rows differ"])))
+        run     engine     auc   +/-     log_loss  rows learned  rows/s
+        plain   local   0.7000             0.6000           900   5,000
+        replay  local   0.7200  +0.0200    0.5000           900       -
+          note: rows differ
+          strategy: - (plain), replay (replay)
     """
     metrics = list(found.runs[0].metrics)[:MOST_METRICS]
     head = ["run", "engine", *metrics, "rows learned", "rows/s"]

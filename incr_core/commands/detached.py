@@ -1,4 +1,4 @@
-"""`incr run --detach` and `incr attach`: start a run that goes on by itself, and follow one to its end."""
+"""`incr run --detach` and `incr attach`: start a run that continues by itself, and follow one to its end."""
 
 from __future__ import annotations
 
@@ -26,24 +26,26 @@ from incr_core.storage import Lock
 __all__ = ["attach", "detach_apart", "detach_here"]
 
 LOOK = 0.3
-"""Seconds between looks at how far a run has come."""
+"""Seconds between checks of a run's progress."""
 
 SLOW = 60.0
-"""Seconds without any process, after which somebody is told: Ray takes half a minute to miss a node."""
+"""Seconds without any process after which a message is printed. Ray notices a lost node after half a minute."""
 
 PATIENCE = 600.0
-"""Seconds without any process, after which nobody seems to start one."""
+"""Seconds without any process after which the run counts as abandoned."""
 
 
 def detach_here(options: argparse.Namespace) -> int:
-    """Start the run in a process that outlives this one, and tell where it runs; returns the exit code."""
+    """Start the run in a process that outlives this one, and print where it runs. Return the exit code."""
     return _start(options) or _tell(options)
 
 
 def detach_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.Namespace], int]) -> int:
-    """The same, but that Ray is met in a process of its own, so that nothing of it reaches stdout.
+    """Do the same with Ray in a separate process, so that its output does not reach stdout.
 
-    guarded: calls a command, tells its errors, and returns its exit code.
+    Args:
+        options: The command's options.
+        guarded: Calls a command, prints its errors, and returns its exit code.
     """
     code = supervised(lambda: guarded(_start, options))
     if code is None:
@@ -72,7 +74,7 @@ def _tell(options: argparse.Namespace) -> int:
 
 
 def attach(options: argparse.Namespace) -> int:
-    """Show how a detached run goes on, to its end; returns the exit code that `incr run` would have."""
+    """Show the progress of a detached run to its end. Return the exit code that `incr run` would have."""
     out = str(options.directory)
     try:
         found = _followed(out, options.quiet)
@@ -82,13 +84,15 @@ def attach(options: argparse.Namespace) -> int:
     if code := _failure(found):
         return code
     if found.ended == "stopped" and not Run(out).exists():
-        print("incr: stopped; what was committed is intact, and the same command goes on from there", file=sys.stderr)
+        print(
+            "incr: stopped; committed versions are intact, and the same command continues from there", file=sys.stderr
+        )
         return STOPPED
     return tell(out, options)
 
 
 def _followed(out: str, quiet: bool) -> Detached:
-    """What a run tells once it has ended."""
+    """Return the record of a detached run once it has ended."""
     found, path = _held(out), Path(out)
     if not found.goes_on:
         return found
@@ -120,17 +124,17 @@ def _followed(out: str, quiet: bool) -> Detached:
 
 
 def _held(out: str) -> Detached:
-    """What the run tells of who holds it."""
+    """Return the record of a detached run."""
     found = Detached.read(Path(out))
     if found is None:
         raise RunDirectoryError(
-            f"{out}: expected a run that was started with --detach, got none; `incr status` tells where others stand"
+            f"{out}: expected a run that was started with --detach, got none; `incr status` shows other runs"
         )
     return found
 
 
 def _failure(found: Detached) -> int:
-    """The exit code of a run that has failed, once that was told; else 0."""
+    """Return the exit code of a failed run and print its error; 0 for other runs."""
     if found.ended == "failed":
         print(f"incr: {shown(found.error)}", file=sys.stderr)
     return found.exit_code

@@ -1,4 +1,4 @@
-"""What differs between two versions, as `incr diff` prints it."""
+"""`incr diff`: the differences between two versions."""
 
 from __future__ import annotations
 
@@ -10,20 +10,21 @@ from incr_core.shown import shown
 __all__ = ["described"]
 
 MOST = 10
-"""Weights that are told."""
+"""Number of weights that are printed."""
 
 
 def described(found: Mapping[str, Any]) -> str:
-    """A few lines; of the weights those that have moved most.
+    """Return the differences as text. Of the weights, it lists those that have changed most.
 
-    >>> print(described({"versions": [1, 2], "after": ["Monday", "Tuesday"], "same_model": False, "rows": 900,
-    ...     "weights": {"w": {"most": 0.5, "share": 0.1}}, "metrics": {"auc": [0.7, 0.71]},
-    ...     "verdicts": [None, {"why": "loss 0.5"}], "lineage": [[], [1]]}))
-    version 1 (Monday) -> version 2 (Tuesday): 900 rows learned between
-      version 2 goes on from 1
-      auc                  0.7000 -> 0.7100
-      gate, version 2: loss 0.5
-      weight w: moved by 10.0% of its norm, an entry by at most 0.5
+    Example:
+        >>> print(described({"versions": [1, 2], "after": ["Monday", "Tuesday"], "same_model": False, "rows": 900,
+        ...     "weights": {"w": {"most": 0.5, "share": 0.1}}, "metrics": {"auc": [0.7, 0.71]},
+        ...     "verdicts": [None, {"why": "loss 0.5"}], "lineage": [[], [1]]}))
+        version 1 (Monday) -> version 2 (Tuesday): 900 rows learned between
+          version 2 goes on from 1
+          auc                  0.7000 -> 0.7100
+          gate, version 2: loss 0.5
+          weight w: moved by 10.0% of its norm, an entry by at most 0.5
     """
     (one, other), (before, after) = found["versions"], map(shown, found["after"])
     same = "; the models are equal" if found["same_model"] else ""

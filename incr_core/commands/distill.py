@@ -1,4 +1,4 @@
-"""Teach a smaller model what a run has learned; then it goes on learning from its teacher's place in the stream."""
+"""`incr distill`: train a smaller model on the answers of a run's champion. The student then continues the stream."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from incr_core.strategies import Context, Strategy, Traits
 __all__ = ["distill"]
 
 SURE = 1e-6
-"""No closer to 0 or 1 is what experts side by side are taken to answer."""
+"""Distance from 0 and 1 to which the probabilities of a blend of experts are clamped."""
 
 RECORD = "teacher.json"
-"""Who taught a run, in its directory."""
+"""File in a student's run directory that names its teacher."""
 
 
 def distill(
@@ -45,20 +45,32 @@ def distill(
     temperature: float = 2.0,
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Summary:
-    """Make a run in `out` whose model was taught by the champion of the run in `directory`.
+    """Create a run in `out` whose model is trained on the answers of the champion of the run in `directory`.
 
         loss = the objective's own + strength * distillation_loss(student, teacher)        see `distillation_loss`
 
-    Hinton et al. 2015, "Distilling the knowledge in a neural network". The student goes through the teacher's stream,
-    once and in order, up to the increment that the champion stands at: rows arrive, are predicted, and are learned from
-    their labels and from what the teacher says of them. Then it is a run like any other, whose ledger holds the rows
-    that the champion's holds, but for those erased from the teacher's run, which are in the folder erased of both, and
-    `incr run OUT/job.toml --out OUT` goes on from there without the teacher. An interrupted lesson goes on with the
-    teacher it began with.
+    The student reads the teacher's stream once and in order, up to the increment of the champion. Rows arrive, are
+    predicted, and are learned from their labels and from the teacher's answers. Afterwards the student is an ordinary
+    run. Its ledger contains the rows of the champion's ledger, except for those erased from the teacher's run, which
+    are in the folder erased of both. `incr run OUT/job.toml --out OUT` continues it without the teacher. An interrupted
+    distillation continues with the same teacher.
 
-    settings: changes to the teacher's job, such as "model.hidden=[16]".
+    Args:
+        directory: The teacher's run directory.
+        out: The student's run directory.
+        settings: Changes to the teacher's job, such as "model.hidden=[16]".
+        strength: Weight of the distillation loss.
+        temperature: Temperature of the distillation loss.
+        on_progress: Called with the progress.
 
-    Returns the summary of the student's run, whose `taught_by` names the teacher.
+    Returns:
+        The summary of the student's run, whose `taught_by` names the teacher.
+
+    Raises:
+        ArgumentError: `out` is the teacher's folder, or the student's job cannot be taught.
+
+    Reference:
+        Hinton et al. 2015, "Distilling the knowledge in a neural network".
     """
     run, out = RunDirectory.open(directory), located(out)
     if out.resolve() == run.path.resolve():
@@ -72,7 +84,7 @@ def distill(
         [manifest] = [version for version in run.versions() if version["version"] == teacher.number]
         record = {"run": str(directory), "version": teacher.number, "model_sha256": manifest["model_sha256"]}
         write_atomically(out / RECORD, json_text(record).encode() + b"\n")
-        add_erased(out, erased(run.path))  # first: reviews look there too
+        add_erased(out, erased(run.path))  # first, because reviews read the erased rows there
         job.lesson = Taught(teacher.learner, strength, temperature)
         engine = Lesson(job, out, manifest["increment"], erased(run.path))
         try:
@@ -84,7 +96,11 @@ def distill(
 
 
 def _check(student: Job) -> None:
-    """ArgumentError for a student that cannot be taught."""
+    """Check that a student can be taught.
+
+    Raises:
+        ArgumentError: It cannot.
+    """
     if student.model.kind == "auto":
         raise ArgumentError(
             'student: expected a model of one network, got model.kind = "auto", whose experts answer each for itself; '
@@ -98,7 +114,7 @@ def _check(student: Job) -> None:
 
 
 def _begun_with(out: Path) -> int | None:
-    """The teacher's version in a lesson that was interrupted; None: its champion."""
+    """Return the teacher's version in an interrupted distillation; None, for its champion, in a new one."""
     try:
         version: int = json.loads((out / RECORD).read_text())["version"]
     except FileNotFoundError:
@@ -107,13 +123,13 @@ def _begun_with(out: Path) -> int | None:
 
 
 class Student(Job):
-    """A job whose learner is taught as well."""
+    """A job whose learner is also trained on a teacher's answers."""
 
     _lesson: Strategy | None = PrivateAttr(None)
 
     @property
     def lesson(self) -> Strategy | None:
-        """What teaches it; no part of the job file."""
+        """The strategy that teaches it, which is not part of the job file."""
         return self._lesson
 
     @lesson.setter
@@ -121,13 +137,13 @@ class Student(Job):
         self._lesson = lesson
 
     def strategies(self) -> list[Strategy]:
-        """The job's own, and behind them the lesson, so that remembered rows are taught too."""
+        """Return the job's strategies, followed by the lesson, so that remembered rows are taught too."""
         own = super().strategies()
         return own if self._lesson is None else [*own, self._lesson]
 
 
 class Taught(Strategy):
-    """Answer as another model does: see `distill`. It has no state, so the student goes on without it."""
+    """Train on another model's answers; see `distill`. It has no state, so the student continues without it."""
 
     traits = Traits(rowwise=False)
 
@@ -140,7 +156,7 @@ class Taught(Strategy):
 
     @torch.no_grad()
     def augment(self, ctx: Context, batch: Batch) -> Batch:
-        """Ask the teacher about all rows of the batch."""
+        """Store the teacher's output for all rows of the batch."""
         if self.strength > 0:
             self._answer = self._asked(batch.inputs).to(ctx.device)
         return batch
@@ -151,15 +167,15 @@ class Taught(Strategy):
         output: Tensor = teacher.model(map_inputs(lambda value: value.to(teacher.device), inputs))
         objective = teacher.objective
         each = objective.each if isinstance(objective, Blend) else objective
-        if isinstance(each, Regression):  # each standardises by the targets it has seen: they can agree on values only
+        if isinstance(each, Regression):  # each model standardises by its own targets, so only values are comparable
             return objective.predict(output)
-        if isinstance(objective, Blend):  # what one network would have to answer for the mix
+        if isinstance(objective, Blend):  # the output of one network that equals the mix
             told = objective.predict(output).clamp(SURE, 1.0 - SURE)
             return told.logit().unsqueeze(1) if isinstance(each, Binary) else told.log()
         return output
 
     def loss(self, ctx: Context, batch: Batch, output: Tensor) -> Mapping[str, Tensor]:
-        """How far the student is from what it was told."""
+        """Return the distance between the student's and the teacher's output."""
         if self._answer is None:
             return {}
         if isinstance(ctx.objective, Regression):
@@ -170,7 +186,7 @@ class Taught(Strategy):
 
 
 class Lesson(LocalEngine):
-    """The engine of one process, up to increment `last`, without the rows that were erased from the teacher's run."""
+    """The local engine up to increment `last`, without the rows that were erased from the teacher's run."""
 
     def __init__(self, job: Job, directory: Path, last: int, gone: pa.Table) -> None:
         super().__init__(job, directory)
@@ -179,7 +195,7 @@ class Lesson(LocalEngine):
         self._at = -1
 
     def receive(self) -> list[Arrival]:
-        """Take the next increment, until the last was taken."""
+        """Return the next increment, up to the last."""
         if self._at >= self._last:
             return []
         arrivals = super().receive()
@@ -189,12 +205,12 @@ class Lesson(LocalEngine):
         return arrivals
 
     def start(self, commit: Commit | None) -> None:
-        """Begin anew, or go on from a commit; a student that went on by itself since has had its lesson."""
+        """Start from scratch, or from a commit. A student that has continued by itself does not repeat its lesson."""
         super().start(commit)
         self._at = -1 if commit is None else commit.engine.get("at", self._last)
 
     def _leave_out(self, arrival: Arrival) -> None:
-        """Take erased rows out of those to learn, as if the stream had never told their labels."""
+        """Remove erased rows from those to learn, as if the stream had no labels for them."""
         assert self.participant.increment is not None
         labelled = self.participant.increment.labelled.without(ids_of(self._gone, self.origins))
         if len(labelled) < arrival.labelled:
@@ -204,5 +220,5 @@ class Lesson(LocalEngine):
             arrival.observed = self.participant.learner.observe(labelled) if len(labelled) else {}
 
     def save(self, version: int) -> Saving:
-        """Keep the worker's state, and how far the lesson has come."""
+        """Save the worker's state, and the increment that the lesson has reached."""
         return replace(super().save(version), state={"at": self._at})

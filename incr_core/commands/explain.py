@@ -1,4 +1,4 @@
-"""`incr explain`: what a section or a key of a job file means, from the reference that the sections themselves give."""
+"""`incr explain`: the reference of a job file's sections and keys."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ __all__ = ["explained", "nearest"]
 
 WIDTH = 100
 LINK = re.compile(r"\[(?P<words>[^\]]+)\]\((?P<place>[^)\s]+)\)")
-"""A Markdown link: descriptions are those of docs/job.md."""
+"""A Markdown link. The descriptions are those of docs/job.md."""
 
 
 @cache
 def _keys() -> dict[str, dict[str, Any]]:
-    """Key -> type, default, engines, names and text, in the order of the job file (`tools/job_reference.py`)."""
+    """Return key -> type, default, engines, names and text, in the order of the file (`tools/job_reference.py`)."""
     found: dict[str, dict[str, Any]] = json.loads((files("incr_core.commands") / "job_reference.json").read_text())
     return found
 
 
 def explained(key: str | None = None) -> str:
-    """The description of a key, of a section with its keys, or of all sections.
+    """Return the description of a key, of a section with its keys, or of all sections.
 
     Args:
-        key: A key such as "stream.every", or a section such as "learner"; None: all sections.
+        key: A key such as "stream.every", or a section such as "learner". None: all sections.
 
     Raises:
-        ArgumentError: Where there is no such key; the message names the nearest ones.
+        ArgumentError: There is no such key. The message names the nearest ones.
 
     Example:
         >>> print(explained("learner.batch_size"))
@@ -51,7 +51,7 @@ def explained(key: str | None = None) -> str:
         )
     name = key.strip("[] ")
     while name not in keys and keys.get(name.rpartition(".")[0], {}).get("type") in ("name or table", "tables"):
-        name = name.rpartition(".")[0]  # an argument of a part that a table names
+        name = name.rpartition(".")[0]  # an argument of a part in a table
     if name not in keys:
         near = nearest(name)
         hint = f"did you mean {' or '.join(near)}?" if near else "`incr explain` lists all sections"
@@ -66,10 +66,11 @@ def explained(key: str | None = None) -> str:
 
 
 def nearest(name: str) -> list[str]:
-    """At most three keys of a job that a name may have been meant for.
+    """Return at most three keys of a job that are similar to a name.
 
-    >>> nearest("stream.evry"), nearest("batch_size")
-    (['stream.every'], ['learner.batch_size'])
+    Example:
+        >>> nearest("stream.evry"), nearest("batch_size")
+        (['stream.every'], ['learner.batch_size'])
     """
     keys = _keys()
     section, _, last = name.rpartition(".")
@@ -82,7 +83,7 @@ def nearest(name: str) -> list[str]:
 
 
 def _listed(keys: dict[str, dict[str, Any]], prefix: str) -> list[str]:
-    """A line for each key right below a section: its name, and its first sentence as far as there is room."""
+    """Return a line for each key directly below a section: its name and the beginning of its first sentence."""
     names = [key for key in keys if key.startswith(prefix) and "." not in key.removeprefix(prefix)]
     wide = max((len(name) for name in names), default=0)
     lines = [f"  {name:{wide}}  {_first_sentence(keys[name]['text'])}" for name in names]
@@ -94,7 +95,7 @@ def _first_sentence(text: str) -> str:
 
 
 def _plain(text: str) -> str:
-    """A description without Markdown: links become their words and the page, code loses its ticks."""
+    """Return a description without Markdown: links become their words and the page, and code loses its backticks."""
     linked = LINK.sub(lambda link: f"{link['words']} ({_page(link['place'])})", text)
     return linked.replace("`", "")
 

@@ -1,4 +1,4 @@
-"""`incr export`: a version as files for a service without incr, and what was found when it was checked."""
+"""`incr export`: export a version for a service without incr, and report the checks."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["export"]
 
 
 def export(options: argparse.Namespace) -> int:
-    """Export a version of a run, and tell how it compares with it; returns the exit code."""
+    """Export a version of a run, and print how its answers compare with the version's. Return the exit code."""
     version = Version.load(options.directory, options.version, client=options.client)
     record = version.export(options.out, options.format, check=options.check, quantize=options.quantize)
     print(json_text(record) if options.json else "\n".join(described(record, options.out)))
@@ -21,7 +21,7 @@ def export(options: argparse.Namespace) -> int:
 
 
 def described(record: dict[str, Any], out: str) -> list[str]:
-    """What export.json says, for a person."""
+    """Return the content of export.json as lines of text."""
     check, latency = record["check"], record["latency_ms"]
     files = ", ".join(f"{name} ({told['bytes']:,} bytes)" for name, told in record["files"].items())
     small = f", {record['quantize']}" if record["quantize"] else ""

@@ -1,4 +1,4 @@
-"""`incr forget`: deletes rows from a run, from the state of an owner's client, and from a journal."""
+"""`incr forget`: delete rows from a run, from the state of an owner's client, and from a journal."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["forget", "is_owners"]
 
 
 def forget(options: argparse.Namespace) -> int:
-    """Delete rows from all that a run, or an owner's client, keeps of them; returns the exit code."""
+    """Delete rows from all stored data of a run or an owner's client. Return the exit code."""
     if is_owners(options.directory):
         if options.journal is not None:
             raise ArgumentError(f"--journal: expected a run directory with it, got the client {options.directory}")
@@ -26,7 +26,7 @@ def forget(options: argparse.Namespace) -> int:
     else:
         addresses, gone = rows_where(options.directory, options.where)
     in_journal = {}
-    if options.journal is not None:  # first: if there is no such journal, nothing is deleted
+    if options.journal is not None:  # first, so that nothing is deleted if there is no such journal
         in_journal = {"journal": _forget_in_journal(options.journal, options.where, addresses)}
     found = erase(options.directory, addresses) | in_journal
     if options.json:
@@ -52,16 +52,16 @@ PLACES = {
     "compared": "kept to compare versions",
     "quarantined": "values in the quarantine",
 }
-"""Where rows were deleted, by the keys of the counts."""
+"""Places from which rows were deleted, by the keys of the counts."""
 
 
 def _none(options: argparse.Namespace) -> str:
-    """Say that no row was found."""
+    """Return the message that no row was found."""
     return f"no row has {shown(options.where)}" if options.where else f"{shown(options.rows)} lists no row"
 
 
 def _print_deleted(found: dict[str, Any], none: str) -> None:
-    """Print what was deleted from a run, and what remains for which reason."""
+    """Print the deletions from a run, and the data that remains, with reasons."""
     if not found["rows"]:
         print(none)
         return
@@ -99,17 +99,22 @@ def _print_deleted(found: dict[str, Any], none: str) -> None:
 
 
 def _deleted(found: dict[str, Any]) -> str:
-    """The number of rows deleted from each place.
+    """Return the number of rows deleted from each place.
 
-    >>> _deleted({"remembered": 3, "kept": 0}), _deleted({"remembered": 0})
-    ('3 in memories', 'nothing; the run kept none of them')
+    Example:
+        >>> _deleted({"remembered": 3, "kept": 0}), _deleted({"remembered": 0})
+        ('3 in memories', 'nothing; the run kept none of them')
     """
     parts = [f"{found[key]:,} {place}" for key, place in PLACES.items() if found.get(key)]
     return ", ".join(parts) or "nothing; the run kept none of them"
 
 
 def is_owners(path: str) -> bool:
-    """Whether this is the file of an owner's client. Raises ArgumentError for the folder of its state."""
+    """Return whether a path is the file of an owner's client.
+
+    Raises:
+        ArgumentError: It is the folder of the client's state.
+    """
     if (Path(path) / "identity").is_file() and (Path(path) / "runs").is_dir():
         raise ArgumentError(
             f"{path}: expected a run directory or CLIENT.toml, got the state of a client; name its file"

@@ -1,4 +1,4 @@
-"""`incr init`: look at somebody's rows, tell what they are, and write a job that learns them."""
+"""`incr init`: describe the columns of rows, and write a job that learns them."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ USES = {
     "ids": "id rows",
     "exclude": "left out",
 }
-"""What is done with a column, in a word."""
+"""The use of a column, in a word or two."""
 
 MOST_TOLD = 60
-"""How many columns are told one by one."""
+"""Number of columns that are described one by one."""
 
 CLIMBS = 2
-"""A job file names its data by a path relative to itself, unless that leads up by more folders than this."""
+"""Number of parent folders up to which a job file names its data by a relative path."""
 
 
 def init(options: argparse.Namespace) -> int:
-    """Print what the rows are and write a job; returns the exit code."""
+    """Print the description of the rows and write a job. Return the exit code."""
     if options.example is not None:
         return _example(options.example, options.label, options.out)
     out = Path(options.out or "job.toml")
@@ -61,7 +61,7 @@ def init(options: argparse.Namespace) -> int:
 
 
 def _example(name: str, label: str | None, out: str | None) -> int:
-    """Write an example's rows and job into a folder; returns the exit code."""
+    """Write an example's rows and job into a folder. Return the exit code."""
     from incr_core.commands._example_rows import EXAMPLES
 
     if name not in EXAMPLES:
@@ -92,7 +92,7 @@ def _example(name: str, label: str | None, out: str | None) -> int:
 
 
 def described(proposal: Proposal) -> str:
-    """A proposal as a table of its columns, and what else is to be said."""
+    """Return a proposal as text: a table of its columns, and notes."""
     sample = proposal.sample
     seen = "" if sample.whole else f", {len(sample.table):,} of them looked at"
     rows = f"{sample.rows:,} rows" if sample.rows is not None else "many rows"
@@ -135,7 +135,9 @@ def _notes(proposal: Proposal) -> list[str]:
     if proposal.label is not None and proposal.label.missing:
         notes.append(f"{proposal.label.missing:,} of these rows have no label: they are not learned (on_bad_row)")
     if proposal.empty_rows:
-        notes.append(f"{proposal.empty_rows:,} rows are empty but for their label: they tell nothing; look at them")
+        notes.append(
+            f"{proposal.empty_rows:,} rows are empty but for their label: they contain no information; check them"
+        )
     leaks = [shown(c.name, 60) for c in proposal.used_as("exclude") if c.leaks]
     if leaks:
         notes.append(
@@ -150,13 +152,13 @@ def _share(part: int, whole: int) -> str:
 
 
 def _name_of(rows: str) -> str:
-    """What a run of these rows is called: as their file, or their folder."""
+    """Return the name of a run of these rows: that of their file or folder."""
     name = Path(rows.split("*")[0].rstrip("/")).name.split(".")[0] or Path(rows).absolute().parent.name
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in name).strip("-") or "job"
 
 
 def _path_from(out: Path, rows: str) -> str:
-    """The rows' path from the job file's folder on."""
+    """Return the path of the rows relative to the job file's folder."""
     if is_address(rows):
         return rows
     whole = Path(rows).expanduser().absolute()

@@ -1,4 +1,4 @@
-"""`incr predict` and `incr evaluate`: what a version says of the rows of a file, and how well."""
+"""`incr predict` and `incr evaluate`: predictions for the rows of a file, and their metrics."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from incr_core.storage import located, write_atomically
 __all__ = ["evaluate", "for_a_terminal", "predict"]
 
 REASONS = 3
-"""How many of the rows that cannot be predicted are told with their reasons."""
+"""Number of refused rows that are printed with their reasons."""
 
 
 def predict(options: argparse.Namespace) -> int:
-    """Predict the rows of a file, and tell which cannot be used; returns the exit code."""
+    """Predict the rows of a file, and report rows that cannot be used. Return the exit code."""
     output = None if options.output is None else Path(options.output)
     if output is not None and (output.is_dir() or not output.parent.is_dir()):
         got = "a folder" if output.is_dir() else f"no folder {output.parent}"
@@ -63,7 +63,7 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def evaluate(options: argparse.Namespace) -> int:
-    """Measure a version on the labelled rows of a file; returns the exit code."""
+    """Measure a version on the labelled rows of a file. Return the exit code."""
     version = Version.load(options.directory, options.version, client=options.client)
     found = version.evaluate(options.rows)
     directory = located(options.directory)
@@ -91,7 +91,7 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def for_a_terminal(table: pa.Table) -> pa.Table:
-    """The table with names and labels that a terminal may print; a program that reads gets them as they are."""
+    """Return the table with control characters in names and labels escaped, for a terminal. Files do not."""
     columns = [
         pa.array([None if value is None else shown(value) for value in column.to_pylist()])
         if pa.types.is_string(column.type)

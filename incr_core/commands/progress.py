@@ -19,14 +19,14 @@ __all__ = ["progress"]
 
 @contextmanager
 def progress(job: Job, quiet: bool = False) -> Iterator[Callable[[str, Progress], None] | None]:
-    """Show increment, rows/s, metric and time left on a terminal's standard error; nothing where there is none."""
+    """Show increment, rows/s, metric and time left on standard error if it is a terminal."""
     if quiet or not sys.stderr.isatty():
         yield None
         return
     total = job.rows_in_stream()
     columns = (
         SpinnerColumn(),
-        TextColumn("{task.description}", markup=False),  # a name in brackets is no colour
+        TextColumn("{task.description}", markup=False),  # a name in brackets is not markup
         BarColumn(bar_width=24),
         TextColumn(
             "{task.fields[increment]:16}  {task.fields[rate]:>9,.0f} rows/s  {task.fields[metric]}", markup=False

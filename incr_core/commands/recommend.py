@@ -1,4 +1,4 @@
-"""`incr recommend`: the items that a version scores highest for a user."""
+"""`incr recommend`: the items with the highest scores for a user."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["recommend"]
 
 
 def recommend(options: argparse.Namespace) -> int:
-    """Print the best items for a user as CSV, best first; returns the exit code."""
+    """Print the best items for a user as CSV, best first. Return the exit code."""
     version = Version.load(options.directory, options.version)
     found, known = recommended(version, options.user, options.k, with_seen=options.with_seen, rows=options.rows)
     csv.write_csv(for_a_terminal(found) if sys.stdout.isatty() else found, sys.stdout.buffer)

@@ -1,4 +1,4 @@
-"""`incr run`: learn, in a process of its own where an engine may end it, and tell what the run came to."""
+"""`incr run`: learn a job's stream, in a separate process if the engine may end it, and print the summary."""
 
 from __future__ import annotations
 
@@ -26,14 +26,16 @@ Command = Callable[[argparse.Namespace], int]
 
 
 def run_here(options: argparse.Namespace) -> int:
-    """Run the job that the options name, in this process; returns the exit code."""
+    """Run a job in this process. Return the exit code."""
     return _learn(options) or tell(out_of(options), options, follows=options.follow)
 
 
 def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.Namespace], int]) -> int:
-    """The same, but that it learns in a process of its own, which the engine may end.
+    """Run a job in a separate process, which the engine may end. Return the exit code.
 
-    guarded: calls a command, tells its errors, and returns its exit code.
+    Args:
+        options: The command's options.
+        guarded: Calls a command, prints its errors, and returns its exit code.
     """
     code = supervised(lambda: guarded(_learn, options))
     if code is None:
@@ -45,18 +47,18 @@ def run_apart(options: argparse.Namespace, guarded: Callable[[Command, argparse.
 
 
 def _stands(out: str) -> str:
-    """Which version a run stands at."""
+    """Return a sentence about the last committed version of a run."""
     try:
         version = RunDirectory.open(out).latest()
     except RunDirectoryError:
         version = None
     if version is None:
-        return "nothing is committed yet; the same command starts over"
-    return f"version {version} is committed and intact; the same command goes on from it"
+        return "nothing is committed yet; the same command starts from the beginning"
+    return f"version {version} is committed and intact; the same command continues from it"
 
 
 def out_of(options: argparse.Namespace) -> str:
-    """The run directory that options name."""
+    """Return the run directory that the options name."""
     name = Job.written(options.job, options.set).name
     return options.out or f"runs/{name}" + ("" if options.on == "local" else f"-{options.on}")
 
@@ -65,7 +67,7 @@ def _learn(options: argparse.Namespace) -> int:
     out = out_of(options)
     job = Job.written(options.job, options.set).resolved(out)
     if not options.quiet and not options.json:
-        with suppress(OSError):  # a run is not to end for want of somebody who reads
+        with suppress(OSError):  # a run does not end because its output has no reader
             print("\n".join(f"{kind}: {found}" for kind, found in job.told_columns().items()), flush=True)
     with progress(job, quiet=options.quiet) as on_progress:
         run(job, out, options.on, on_progress, follow=options.follow)
@@ -73,9 +75,12 @@ def _learn(options: argparse.Namespace) -> int:
 
 
 def tell(out: str, options: argparse.Namespace, *, follows: bool = False) -> int:
-    """Print the summary of a run that has ended, as the options say; returns the exit code.
+    """Print the summary of a run that has ended, in the form of the options. Return the exit code.
 
-    follows: whether it was to go on until it was stopped.
+    Args:
+        out: The run directory.
+        options: The command's options.
+        follows: Whether the run was to continue until it was stopped.
     """
     summary = Run(out).summary.document()
     if options.json:
@@ -86,15 +91,15 @@ def tell(out: str, options: argparse.Namespace, *, follows: bool = False) -> int
 
 
 def said_whether_stopped(summary: dict[str, Any]) -> int:
-    """The exit code of a run, once it was told if the run has not come to its end."""
+    """Return the exit code of a run, and print a message if it was stopped before its end."""
     if summary["finished"]:
         return 0
-    print(f"incr: stopped at version {summary['version']}; the same command goes on from there", file=sys.stderr)
+    print(f"incr: stopped at version {summary['version']}; the same command continues from there", file=sys.stderr)
     return STOPPED
 
 
 def print_summary(summary: dict[str, Any], out: str) -> None:
-    """A summary in a few lines."""
+    """Print a summary in a few lines."""
     main = summary["main_metric"]
     value = summary["prequential"].get(main)
     value = math.nan if value is None else value

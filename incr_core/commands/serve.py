@@ -1,4 +1,4 @@
-"""`incr serve`: the server of a run's champion, as one process or several."""
+"""`incr serve`: the server of a run's champion, in one process or several."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ __all__ = ["serve"]
 
 
 def serve(directory: str | Path, options: Serving | None = None) -> None:
-    """Answer until told to stop. Port 0 takes any that is free; the address is printed once it is open."""
+    """Serve until a signal ends the process. Port 0 takes any free port; the address is printed when it is open."""
     options = options or Serving()
     options.check()
     if options.on != "local":
@@ -42,7 +42,7 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
 
     def begun(number: int) -> None:
         if token is None and not _is_loopback(listening.getsockname()[0]):
-            print(f"incr: whoever reaches {host} may ask; --token-file says who may", file=sys.stderr)
+            print(f"incr: {host} is open to every client; restrict it with --token-file", file=sys.stderr)
         scheme = "http" if options.tls_cert is None else "https"
         address = f"{scheme}://{host}:{listening.getsockname()[1]}"
         print(f"serving {shown(directory)}, version {number}, on {address}", flush=True)
@@ -68,7 +68,7 @@ def _answer(
     place: int,
     ready: Ready,
 ) -> None:
-    """Answer as one worker."""
+    """Serve as one worker."""
     app = application(directory, options, token, board, place)
     config = Config(
         app,

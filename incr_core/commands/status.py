@@ -1,4 +1,4 @@
-"""The status of a run, as `incr status` prints it: once, or for as long as the run goes on."""
+"""`incr status`: the status of a run, once or until the run ends."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from incr_core.shown import shown
 __all__ = ["described", "watch"]
 
 LOOK = 0.5
-"""Seconds between looks at a run that is watched."""
+"""Seconds between checks of a run that is watched."""
 
 
 def watch(directory: str, *, json: bool) -> None:
-    """Show the status of a run until it ends: on a terminal in place, elsewhere anew whenever it has changed.
+    """Show the status of a run until it ends: updated in place on a terminal, else printed after each change.
 
-    json: a line of JSON for each change.
+    Args:
+        directory: The run directory.
+        json: Print a line of JSON for each change.
     """
     console = Console()
     if json or not console.is_terminal:
@@ -36,11 +38,11 @@ def watch(directory: str, *, json: bool) -> None:
 
 
 def _changes(directory: str) -> Iterator[Status]:
-    """The status now, and whenever it is another one; the last is that of a run that has ended."""
+    """Yield the status now, and after each change. The last is that of a run that has ended."""
     known = ""
     while True:
         status = Status.of(directory)
-        told = json_text(status.document())  # compared as text: a metric that is not a number equals nothing
+        told = json_text(status.document())  # compared as text, because NaN does not equal NaN
         if told != known:
             yield status
         if status.running is None and status.detached is None:
@@ -50,20 +52,21 @@ def _changes(directory: str) -> Iterator[Status]:
 
 
 def described(status: Status) -> str:
-    """A few lines.
+    """Return the status as text.
 
-    >>> print(described(Status("people", "cluster", "pid 7 on here", 3, 3, 2, "2013-02-01", 900, 450.0, {"auc": 0.7},
-    ...     ["replica-0", "replica-1"], {"worker lost": 1}, "2026-01-02T03:04:05+00:00", False)))
-    people on cluster: running (pid 7 on here)
-      version 3, committed 2026-01-02 03:04:05 UTC after 2013-02-01 (increment 2)
-      900 rows learned by replica-0, replica-1; 450 rows/s in that version
-      auc 0.7000
-      events: worker lost 1
+    Example:
+        >>> print(described(Status("people", "cluster", "pid 7 on here", 3, 3, 2, "2013-02-01", 900, 450.0,
+        ...     {"auc": 0.7}, ["replica-0", "replica-1"], {"worker lost": 1}, "2026-01-02T03:04:05+00:00", False)))
+        people on cluster: running (pid 7 on here)
+          version 3, committed 2026-01-02 03:04:05 UTC after 2013-02-01 (increment 2)
+          900 rows learned by replica-0, replica-1; 450 rows/s in that version
+          auc 0.7000
+          events: worker lost 1
     """
     state = "not running" if status.running is None else f"running ({status.running})"
     if status.detached is not None and status.running is None:
         state = "without a process, until another one is started"
-    lines = [f"{shown(status.name)} on {status.engine or 'an engine that is not told'}: {state}"]
+    lines = [f"{shown(status.name)} on {status.engine or 'an unknown engine'}: {state}"]
     if status.stop_asked:
         lines[0] += "; asked to stop"
     if status.detached is not None:
@@ -95,16 +98,17 @@ def described(status: Status) -> str:
 
 
 SHOWN = 5
-"""So many clients and slices are told of, and so many participants by their names."""
+"""Number of clients and slices that are printed, and of participants that are printed by name."""
 
 
 def _slices(slices: list[dict[str, Any]]) -> list[str]:
-    """A line for each of the worst.
+    """Return a line for each of the worst slices.
 
-    >>> told = {"metric": "auc", "recent": 0.6, "rows": 900}
-    >>> print("\\n".join(_slices([{"slice": "origin=JFK", "value": 0.61, "gap": 0.05, **told}])))
-      slices, the worst first (1 in all):
-        origin=JFK: auc 0.6100, 0.0500 worse than all rows; recently 0.6000; 900 rows
+    Example:
+        >>> told = {"metric": "auc", "recent": 0.6, "rows": 900}
+        >>> print("\\n".join(_slices([{"slice": "origin=JFK", "value": 0.61, "gap": 0.05, **told}])))
+          slices, the worst first (1 in all):
+            origin=JFK: auc 0.6100, 0.0500 worse than all rows; recently 0.6000; 900 rows
     """
     lines = [f"  slices, the worst first ({len(slices):,} in all):"] if slices else []
     for one in slices[:SHOWN]:
@@ -117,14 +121,15 @@ def _slices(slices: list[dict[str, Any]]) -> list[str]:
 
 
 def _clients(clients: list[dict[str, Any]]) -> list[str]:
-    """A line for each of the worst, and one on those that fail.
+    """Return a line for each of the worst clients, and one with the number of others that fail.
 
-    >>> told = {"metric": "auc", "rows_learned": 900, "weight": 0.25, "participation": 1.0, "failure": "no answer",
-    ...         "bytes_up": 2_500_000, "bytes_down": 90_000_000}
-    >>> print("\\n".join(_clients([{"client": "north", "value": 0.61, "forgetting": 0.02, "failures": 2, **told}])))
-      clients, the worst first (1 in all):
-        north: auc 0.6100, forgetting 0.0200; 900 rows learned, weight 25%, learned in 100% of its increments;
-          2.5 MB sent, 90 MB received; 2 failures, the last: no answer
+    Example:
+        >>> told = {"metric": "auc", "rows_learned": 900, "weight": 0.25, "participation": 1.0, "failure": "no answer",
+        ...         "bytes_up": 2_500_000, "bytes_down": 90_000_000}
+        >>> print("\\n".join(_clients([{"client": "north", "value": 0.61, "forgetting": 0.02, "failures": 2, **told}])))
+          clients, the worst first (1 in all):
+            north: auc 0.6100, forgetting 0.0200; 900 rows learned, weight 25%, learned in 100% of its increments;
+              2.5 MB sent, 90 MB received; 2 failures, the last: no answer
     """
     lines = [f"  clients, the worst first ({len(clients):,} in all):"] if clients else []
     for one in clients[:SHOWN]:

@@ -1,4 +1,4 @@
-"""The strategies in words, read off their own code: what `incr strategies` prints."""
+"""`incr strategies`: the strategies, described from their code."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ __all__ = ["describe"]
 
 
 def describe() -> str:
-    """Every strategy: its arguments, docstring up to the example, hooks and traits.
+    """Return the description of every strategy: arguments, docstring, hooks and traits.
 
-    >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
-    ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
+    Example:
+        >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
+        ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
     """
     return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
 
@@ -22,7 +23,7 @@ def _entry(name: str, kind: type[Strategy]) -> str:
     arguments = ", ".join(
         parameter.name if parameter.default is parameter.empty else f"{parameter.name}={parameter.default!r}"
         for parameter in inspect.signature(kind).parameters.values()
-        # A strategy that takes none has nn.Module's, *args and **kwargs.
+        # The signature of a strategy without arguments is that of nn.Module: *args and **kwargs.
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     )
     text = inspect.cleandoc(kind.__doc__ or "").partition("\n>>>")[0].strip()

@@ -1,4 +1,4 @@
-"""`incr tune`: search for better settings of a job, and print the table of what was tried."""
+"""`incr tune`: search for better settings of a job, and print the table of trials."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["described", "tune_job"]
 
 
 def tune_job(options: argparse.Namespace) -> int:
-    """Search, printing each outcome as it comes, then all of them; returns the exit code."""
+    """Search, and print each outcome when it is known and then the table. Return the exit code."""
     begun = 0
 
     def on_outcome(outcome: Outcome) -> None:
@@ -39,17 +39,18 @@ def tune_job(options: argparse.Namespace) -> int:
 
 
 def described(found: Tuned) -> str:
-    """A line for each trial, best first, and where the job of the best one is.
+    """Return a line for each trial, best first, and the path of the best trial's job.
 
-    >>> from pathlib import Path
-    >>> from incr_core.engines import Trial
-    >>> as_is, other = Trial(0, ()), Trial(1, ("learner.batch_size=64",))
-    >>> outcomes = Outcome(as_is, 900, 0.70), Outcome(other, 900, 0.72)
-    >>> print(described(Tuned("auc", True, 900, outcomes, outcomes[1], Path("runs/x/best.toml"))))
-    trial     auc  rows  settings
-        1  0.7200   900  learner.batch_size=64
-        0  0.7000   900  the job as it is
-    best: trial 1, auc 0.7200 (+0.0200): runs/x/best.toml
+    Example:
+        >>> from pathlib import Path
+        >>> from incr_core.engines import Trial
+        >>> as_is, other = Trial(0, ()), Trial(1, ("learner.batch_size=64",))
+        >>> outcomes = Outcome(as_is, 900, 0.70), Outcome(other, 900, 0.72)
+        >>> print(described(Tuned("auc", True, 900, outcomes, outcomes[1], Path("runs/x/best.toml"))))
+        trial     auc  rows  settings
+            1  0.7200   900  learner.batch_size=64
+            0  0.7000   900  the job as it is
+        best: trial 1, auc 0.7200 (+0.0200): runs/x/best.toml
     """
     table = [("trial", found.metric, "rows", "settings")]
     for one in found.ranked():

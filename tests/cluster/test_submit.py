@@ -189,7 +189,7 @@ def test_a_job_that_is_stopped_commits_and_ends(job_server: str, environment: di
     ray_job("stop", "fed")
     summary = json.loads((out / "summary.json").read_text())
     assert (summary["version"], summary["finished"]) == (1, False)
-    assert "incr: stopped at version 1; the same command goes on from there" in ray_job("logs", "fed")
+    assert "incr: stopped at version 1; the same command continues from there" in ray_job("logs", "fed")
 
 
 def test_a_run_in_rays_copy_of_the_working_directory_is_refused() -> None:

@@ -241,7 +241,7 @@ def test_files_that_are_gone_or_changed_are_told(tmp_path: Path) -> None:
     found = audit(out)
     assert (found.violations, found.gone, found.states.states["learned"]) == ([], ["part-0.parquet"], 20)
     assert found.unproven == [
-        "rows of files that are gone (part-0.parquet): what is known of them is in the run's tables alone"
+        "rows of files that are gone (part-0.parquet): they are known from the run's tables alone"
     ]
     file.write_bytes(raw.replace(b"PAR1", b"PAR2", 1))
     assert [str(violation) for violation in audit(out).violations] == [

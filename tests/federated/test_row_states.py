@@ -54,7 +54,7 @@ def test_rows_that_clients_hold_are_pending_until_their_turn(tmp_path: Path) -> 
     assert found.unproven[:2] == [
         f"which rows are held until their turn: {names[0]}, {names[1]} keeps no state of version 2 here (a client on a "
         "SuperNode elsewhere keeps its own)",
-        "which rows are due: no participant's state lies here, which knows the run's place in the stream",
+        "which rows are due: no participant's state is stored here, which has the run's place in the stream",
     ]
     assert found.states.rows == 100
     assert found.states.pending["not learned yet"] == 100 - sum(found.states.states[name] for name in ACCOUNTED)
