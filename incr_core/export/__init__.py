@@ -1,7 +1,7 @@
-"""Out of the door: a version as files for a service that knows neither incr nor its job.
+"""Export of a version as files for a service without incr.
 
-Numbers and category codes go in, probabilities or values come out. What makes codes of rows goes along, as a
-specification and as a module of numpy alone, `encoder`.
+An exported model takes numbers and category codes and returns probabilities or values. The encoding of rows is exported
+too, as a specification and as the module `encoder`, which needs only numpy.
 """
 
 from __future__ import annotations

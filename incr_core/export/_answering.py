@@ -1,4 +1,4 @@
-"""A version as one module: named tensors in, what is told of a row out."""
+"""A version as one module: named tensors in, probabilities or values out."""
 
 from __future__ import annotations
 
@@ -17,29 +17,34 @@ from incr_core.shown import shown
 __all__ = ["Answering", "check_exportable", "named_inputs"]
 
 OUTPUTS = {"binary": "probability", "multiclass": "probabilities", "multilabel": "probabilities", "regression": "value"}
-"""Objective -> what a model's output is called. Others tell more than can be read off one tensor of a row's."""
+"""Objective -> name of the model's output. The answers of other objectives do not fit in one tensor."""
 
 
 class Answering(nn.Module):
-    """A copy of a version's model, on the CPU, that gives what `Version.predict` tells: probabilities or values.
+    """A copy of a version's model on the CPU that returns the answers of `Version.predict`: probabilities or values.
 
-    numeric (B, N), categorical (B, C, 2) and task (B,): those of them that the model takes.
+    Shapes:
+        numeric: (B, N).
+        categorical: (B, C, 2).
+        task: (B,). The model takes one or more of these.
 
-    >>> from incr_core.objectives import Binary
-    >>> Answering(nn.Linear(2, 1), Binary())(numeric=torch.zeros(3, 2)).shape
-    torch.Size([3])
+    Example:
+        >>> from incr_core.objectives import Binary
+        >>> Answering(nn.Linear(2, 1), Binary())(numeric=torch.zeros(3, 2)).shape
+        torch.Size([3])
     """
 
     def __init__(self, model: nn.Module, objective: Objective) -> None:
         super().__init__()
-        # Made by `named_inputs` where a row has no numbers, since an input that holds nothing is none to ONNX.
+        # `named_inputs` leaves out an empty numeric input, because ONNX has no input without values; `forward` restores
+        # it.
         self.model = copy.deepcopy(model).cpu().eval()
         self.objective = copy.deepcopy(objective).cpu().eval()
 
     def forward(
         self, numeric: Tensor | None = None, categorical: Tensor | None = None, task: Tensor | None = None
     ) -> Tensor:
-        """Probabilities or values, (B,) or (B, C)."""
+        """Return probabilities or values, (B,) or (B, C)."""
         if numeric is None:
             assert categorical is not None
             numeric = torch.zeros(categorical.shape[0], 0)
@@ -50,17 +55,22 @@ class Answering(nn.Module):
 
 
 def named_inputs(inputs: Inputs) -> dict[str, Tensor]:
-    """The inputs of a batch as an exported model takes them.
+    """Return the inputs of a batch in the form that an exported model takes.
 
-    >>> list(named_inputs({"numeric": torch.zeros(2, 0), "categorical": torch.zeros(2, 1, 2)}))
-    ['categorical']
+    Example:
+        >>> list(named_inputs({"numeric": torch.zeros(2, 0), "categorical": torch.zeros(2, 1, 2)}))
+        ['categorical']
     """
     named = inputs if isinstance(inputs, dict) else {"numeric": inputs}
     return {name: value for name, value in named.items() if name != "numeric" or value.shape[1]}
 
 
 def check_exportable(job: Job, learner: Learner) -> None:
-    """JobError that names what of a job no exported model can do, and what to do instead."""
+    """Check that a job's model can be exported.
+
+    Raises:
+        JobError: It cannot. The message names the key of the job and an alternative.
+    """
     objective = job.learner.objective
     if objective not in OUTPUTS:
         raise JobError(

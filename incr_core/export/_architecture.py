@@ -1,4 +1,4 @@
-"""What a file of weights is the weights of, as JSON: enough to build the model and to read its output."""
+"""Description of the weights in a file, as JSON: enough to build the model and to read its output."""
 
 from __future__ import annotations
 
@@ -23,16 +23,20 @@ READ = {
 
 
 def architecture(job: Job, learner: Learner, batch: Batch, int8: bool) -> dict[str, Any]:
-    """What `architecture.json` holds: the job's sections that make the model, its inputs, how its output is read.
+    """Return the content of `architecture.json`: sections of the job, and the model's inputs and outputs.
 
-    batch: some rows.
+    Args:
+        job: The job.
+        learner: The learner of the version.
+        batch: Some rows.
+        int8: Whether linear layers have int8 weights.
     """
     document, objective = job.document(), learner.objective
     output: dict[str, Any] = {"numbers": objective.outputs, "read": READ[job.learner.objective]}
     if isinstance(objective, Regression):
         mean, std = objective.target.scale()
         output |= {"mean": float(mean), "std": float(std)}
-    if isinstance(objective, Multiclass):  # a growing one has outputs for classes that nobody has met yet
+    if isinstance(objective, Multiclass):  # a growing model has outputs for classes that have not occurred yet
         reached = objective.visible(torch.zeros(1, objective.outputs))[0] >= 0
         output["seen"] = reached.nonzero().flatten().tolist()
     made: dict[str, Any] = {
@@ -55,11 +59,12 @@ def architecture(job: Job, learner: Learner, batch: Batch, int8: bool) -> dict[s
 
 
 def _named(kind: type) -> str:
-    """A class by the name that it is imported by.
+    """Return the name by which a class is imported.
 
-    >>> from incr_core.models import TableMLP
-    >>> _named(TableMLP)
-    'incr_core.models.TableMLP'
+    Example:
+        >>> from incr_core.models import TableMLP
+        >>> _named(TableMLP)
+        'incr_core.models.TableMLP'
     """
     parts = [part for part in kind.__module__.split(".") if not part.startswith("_")]
     return ".".join([*parts, kind.__qualname__])

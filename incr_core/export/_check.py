@@ -1,4 +1,4 @@
-"""An exported model beside its version: the same answers, the same codes; how fast each is, and how well it does."""
+"""Comparison of an exported model with its version: answers, codes, latency and metrics."""
 
 from __future__ import annotations
 
@@ -24,21 +24,23 @@ from incr_core.learner import Learner
 __all__ = ["TOLERANCE", "Difference", "check_codes", "difference", "latencies", "metrics_of"]
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05, "float16": 0.01}
-"""Precision that a job learns in -> how far answers of an exported model, which computes in float32, may be from its
-version's: of a probability, or of the spread of values."""
+"""Precision of a job's training -> tolerance of the answers of the exported model, which computes in float32.
+
+It is relative to 1 for probabilities, and to the spread of values.
+"""
 
 CODED = 1000
-"""So many rows go through the small encoder."""
+"""Number of rows that are encoded by `encoder.py` for comparison."""
 
 ROWS = (1, 1000)
-"""How many rows are asked at once, to see how long it takes."""
+"""Batch sizes for which the latency is measured."""
 
 SECONDS, MOST = 0.5, 300
-"""How long, and how often at most, they are asked."""
+"""Duration of a latency measurement in seconds, and its maximum number of calls."""
 
 
 class Difference(NamedTuple):
-    """How far apart answers are at most, by how much of their spread, and in which row."""
+    """The largest difference of two answers, its share of their spread, and its row."""
 
     largest: float
     share: float
@@ -46,24 +48,31 @@ class Difference(NamedTuple):
 
 
 def difference(version: Tensor, exported: Tensor, *, probabilities: bool) -> Difference:
-    """How far the answers of an exported model (B, ...) are from its version's.
+    """Return the largest difference between the answers of an exported model (B, ...) and its version's.
 
-    >>> difference(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.5]), probabilities=False)
-    Difference(largest=0.5, share=0.25, row=1)
+    Example:
+        >>> difference(torch.tensor([1.0, 3.0]), torch.tensor([1.0, 2.5]), probabilities=False)
+        Difference(largest=0.5, share=0.25, row=1)
     """
     if version.shape != exported.shape:
         raise ExportError(f"export: expected answers {tuple(version.shape)}, got {tuple(exported.shape)}")
     apart = (version.double() - exported.double()).abs().reshape(len(version), -1).amax(1)
     apart = torch.where(apart.isnan() & ~version.double().reshape(len(version), -1).isnan().any(1), torch.inf, apart)
-    apart = apart.nan_to_num(0.0, posinf=float("inf"))  # both know no answer
+    apart = apart.nan_to_num(0.0, posinf=float("inf"))  # both are NaN
     spread = 1.0 if probabilities else max(float(version.double().max() - version.double().min()), 1e-12)
     return Difference(float(apart.max()), float(apart.max()) / spread, int(apart.argmax()))
 
 
 def check_codes(specification: Mapping[str, Any], table: pa.Table, encoded: EncodedRows) -> int:
-    """ExportError where the small encoder makes other inputs of a table's rows than incr; returns how many it made.
+    """Check that `encoder.py` encodes a table's rows as incr does.
 
-    Rates, which a service works out, are those of the table's rows.
+    Rates, which a service computes, are taken from the encoded rows.
+
+    Returns:
+        The number of rows that were compared.
+
+    Raises:
+        ExportError: An input differs, or `encoder.py` refuses a row.
     """
     at = encoded.offsets[:CODED]
     inputs = {name: value[:CODED] for name, value in named_inputs(encoded.batch.inputs).items()}
@@ -87,7 +96,7 @@ def check_codes(specification: Mapping[str, Any], table: pa.Table, encoded: Enco
         wanted, found = value.numpy(), made[name]
         same = (wanted == found) | ((wanted != wanted) & (found != found))
         for column in columns if name == "numeric" else ():
-            if column["kind"] == "count":  # of a logarithm that has been rounded
+            if column["kind"] == "count":  # the logarithm has been rounded
                 places = slice(*column["places"])
                 same[:, places] |= np.isclose(wanted[:, places], found[:, places], rtol=1e-6)
         if not same.all():
@@ -101,7 +110,7 @@ def check_codes(specification: Mapping[str, Any], table: pa.Table, encoded: Enco
 
 
 def _column_of(columns: Sequence[Mapping[str, Any]], name: str, place: int) -> str:
-    """The column whose values stand at a place of an input."""
+    """Return the column that fills a place of an input."""
     for column in columns:
         kind = column["kind"]
         if name == "task" and kind == "task":
@@ -114,7 +123,7 @@ def _column_of(columns: Sequence[Mapping[str, Any]], name: str, place: int) -> s
 
 
 def _python(column: pa.ChunkedArray) -> list[Any]:
-    """The values of a column as rows of a service have them."""
+    """Return the values of a column as a service has them."""
     kind = column.type
     if pa.types.is_float16(kind) or pa.types.is_float32(kind):
         number = kind.to_pandas_dtype()
@@ -124,9 +133,12 @@ def _python(column: pa.ChunkedArray) -> list[Any]:
 
 
 def latencies(ask: Ask | None, learner: Learner, inputs: Inputs) -> dict[str, dict[str, float | None]]:
-    """The median milliseconds of so many rows at once, asked of the version's model and of the exported one.
+    """Return the median milliseconds of a forward for each batch size, of the version's model and of the exported one.
 
-    inputs: some rows, at least one.
+    Args:
+        ask: The exported model; None if it cannot run.
+        learner: The version's learner.
+        inputs: At least one row.
     """
     found: dict[str, dict[str, float | None]] = {}
     for rows in ROWS:
@@ -140,7 +152,7 @@ def latencies(ask: Ask | None, learner: Learner, inputs: Inputs) -> dict[str, di
 
 
 def _median(call: Callable[[], Any]) -> float:
-    """In milliseconds."""
+    """Return the median duration of a call in milliseconds."""
     call()
     taken: list[float] = []
     begun = time.perf_counter()
@@ -152,7 +164,7 @@ def _median(call: Callable[[], Any]) -> float:
 
 
 def metrics_of(learner: Learner, labelled: Batch, ask: Ask) -> dict[str, dict[str, float]]:
-    """The objective's metrics on labelled rows, before the export and after."""
+    """Return the objective's metrics on labelled rows, before and after the export."""
     objective = learner.objective
     answers = {"before": learner.predict(labelled.inputs), "after": ask(named_inputs(labelled.inputs))}
     return {

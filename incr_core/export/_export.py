@@ -1,4 +1,4 @@
-"""Write a version for a service that knows neither incr nor its job, and check that it answers as the version does."""
+"""Export of a version for a service without incr, and the check that its answers are those of the version."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ from incr_core.storage import is_address, sha256, write_folder
 __all__ = ["Exportable", "export"]
 
 EXAMPLE = 8
-"""Rows that a model is traced with; its graph takes any number."""
+"""Rows with which a model is traced. Its graph takes any number of rows."""
 
 
 class Exportable(Protocol):
-    """What is exported: a `Version` of a run."""
+    """A version that can be exported: a `Version` of a run."""
 
     number: int
     job: Job
@@ -45,7 +45,7 @@ class Exportable(Protocol):
     def encoded(
         self, rows: str | Path | Any, name: str, *, labelled: bool = False, prepared: bool = False
     ) -> EncodedRows:
-        """Rows as tensors, and those that cannot be used."""
+        """Return rows as tensors, and the rows that cannot be used."""
 
 
 def export(
@@ -57,14 +57,24 @@ def export(
     quantize: str | None = None,
     columns: Sequence[str],
 ) -> dict[str, Any]:
-    """Write a version into the new folder `out`, whole or not at all; returns what `export.json` says of it.
+    """Write a version into the new folder `out`, completely or not at all.
 
-    format: "onnx", "pt2" or "safetensors". check: rows to compare the exported model with the version on, of a file or
-    a table; None: up to 1,000 rows of the newest file of the run's stream. quantize: "int8", for linear layers.
-    columns: what the version's answers are told in.
+    Args:
+        version: The version.
+        out: A new or empty folder.
+        format: "onnx", "pt2" or "safetensors".
+        check: Rows on which the exported model is compared with the version: a file or a table. None: up to 1,000 rows
+            of the newest file of the run's stream.
+        quantize: "int8", for linear layers.
+        columns: Columns of the version's answers.
 
-    Raises JobError for what no exported model can do, ArgumentError for a format or folder that cannot be, ExportError
-    where the model cannot be traced, or does not answer as its version does.
+    Returns:
+        The content of `export.json`.
+
+    Raises:
+        JobError: The job has features that no exported model has.
+        ArgumentError: The format or the folder is invalid.
+        ExportError: The model cannot be traced, or its answers differ from the version's.
     """
     if format not in FORMATS:
         raise ArgumentError(f"format: {unknown('a format', format, FORMATS)}")
@@ -115,12 +125,12 @@ def export(
 
 
 def _json(document: Any) -> bytes:
-    """A document as a file that a person can read: short lists stay on a line."""
+    """Return a document as readable JSON: short lists are on one line."""
     return _LIST.sub(_on_a_line, json_text(document)).encode() + b"\n"
 
 
 _LIST = re.compile(r"\[\n\s+[^\[\]{}]*?\n\s+\]")
-"""A list of plain values. No text in JSON holds a line break, so none is changed."""
+"""A list of plain values. JSON text contains no line break, so none is changed."""
 
 
 def _on_a_line(found: re.Match[str]) -> str:
@@ -129,7 +139,7 @@ def _on_a_line(found: re.Match[str]) -> str:
 
 
 def _free(out: str | Path) -> Path:
-    """A folder that is not there yet, or is empty."""
+    """Return a folder that does not exist yet or is empty."""
     if is_address(out):
         raise ArgumentError(f"out: expected a folder of this machine, got {out}; export there, and upload it")
     out = Path(out)
@@ -139,7 +149,7 @@ def _free(out: str | Path) -> Path:
 
 
 def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
-    """The rows to check on, prepared, and where they are from."""
+    """Return the rows to check on, prepared, and their origin."""
     prepare = job.prepare()
     if check is not None:
         if isinstance(check, str | Path):
@@ -154,7 +164,7 @@ def _rows(job: Job, check: str | Path | Any) -> tuple[pa.Table, str]:
             return open_source(str(path), source.format_of(name), prepare=prepare).head(), name
         if isinstance(source, PythonSource) and source.finite:
             return source.head(), "the run's tables"
-    except StreamError:  # it need not be there any more
+    except StreamError:  # the file may no longer exist
         pass
     raise ArgumentError(
         "check: expected rows to compare the exported model with its version on, got none, and none can be read at "
@@ -171,13 +181,17 @@ def _usable(version: Exportable, table: pa.Table, place: str) -> EncodedRows:
 
 
 def _example(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Some rows, at least two: of one, torch.export would take it that there is always one."""
+    """Return some rows, at least two. With one row, torch.export would fix the number of rows to one."""
     places = torch.arange(EXAMPLE) % len(next(iter(inputs.values())))
     return {name: value[places] for name, value in inputs.items()}
 
 
 def _compared(version: Exportable, encoded: EncodedRows, ask: Ask, int8: bool) -> dict[str, Any]:
-    """How far apart the answers are; ExportError where that is more than rounding."""
+    """Return the differences of the answers.
+
+    Raises:
+        ExportError: They exceed the tolerance for rounding.
+    """
     learner, job = version.learner, version.job
     wanted = learner.predict(encoded.batch.inputs)
     found = difference(
@@ -196,7 +210,7 @@ def _compared(version: Exportable, encoded: EncodedRows, ask: Ask, int8: bool) -
 
 
 def _metrics(version: Exportable, table: pa.Table, place: str, ask: Ask) -> dict[str, dict[str, float]] | None:
-    """The metrics before and after, where the rows have labels."""
+    """Return the metrics before and after the export if the rows have labels."""
     job = version.job
     wanted = columns_asked(job.encoder, job.rates(), job.stream.predict_at, labelled=True)
     if any(name not in table.column_names for name in wanted):

@@ -1,4 +1,4 @@
-"""The formats: each writes a version's files, and reads them back to be asked."""
+"""Formats of exported models: each writes a version's files, and reads them back for the check."""
 
 from __future__ import annotations
 
@@ -20,17 +20,19 @@ from incr_core.export._quiet import quiet
 __all__ = ["FORMATS", "Ask", "Format", "check_installed"]
 
 Ask = Callable[[Mapping[str, Tensor]], Tensor]
-"""A model that was read back: named inputs to its output."""
+"""A model that was read back: from named inputs to its output."""
 
 OPSET = 20
-"""The version of ONNX's operators: the first in which all that is used has one form in torch's exporter."""
+"""Version of ONNX's operators: the first in which torch's exporter writes every operator used in one form."""
 
 
 class Format(ABC):
-    """A format that models are exported in.
+    """A format of exported models.
 
-    file: the name of the model's file. needs: packages of the extra `export`. runs: whether the file can be asked
-    without the model's class; only then does a latency mean anything.
+    Attributes:
+        file: Name of the model's file.
+        needs: Packages of the extra `export`.
+        runs: Whether the file can run without the model's class. Only then is its latency measured.
     """
 
     file: ClassVar[str]
@@ -41,16 +43,21 @@ class Format(ABC):
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
         """Write the model's file.
 
-        example: inputs of at least two rows. output: the name of what the model gives.
+        Args:
+            folder: The folder of the file.
+            answering: The model.
+            example: Inputs of at least two rows.
+            output: Name of the model's output.
+            int8: Whether to quantise the linear layers.
         """
 
     @abstractmethod
     def read(self, folder: Path, answering: Answering) -> Ask:
-        """The model as its file has it; `answering` is as it was before it was written."""
+        """Load the model from its file. `answering` is the model before it was written."""
 
 
 class Pt2(Format):
-    """A program of torch.export, for any number of rows; int8 weights become floats as they are used."""
+    """A program of torch.export for any number of rows. Int8 weights are converted to floats in the forward."""
 
     file = "model.pt2"
 
@@ -76,13 +83,13 @@ class Pt2(Format):
 
 
 class Onnx(Format):
-    """A graph of ONNX, for any number of rows; int8 is onnxruntime's dynamic quantisation: activations too."""
+    """A graph of ONNX for any number of rows. Int8 is onnxruntime's dynamic quantisation, with activations."""
 
     file = "model.onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
 
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
-        """Trace the model, translate it, and name the dimension that is the rows."""
+        """Trace the model, translate it, and name the dimension of the rows."""
         import onnx
 
         traced = _traced(answering, example)
@@ -104,7 +111,7 @@ class Onnx(Format):
         onnx.save(graph, folder / self.file)
 
     def read(self, folder: Path, answering: Answering) -> Ask:
-        """A session of onnxruntime on one thread, as torch has here."""
+        """Open a session of onnxruntime with as many threads as torch has."""
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
@@ -119,23 +126,23 @@ class Onnx(Format):
 
 
 class Safetensors(Format):
-    """The model's weights under the names of its `state_dict`, for whoever builds the model himself.
+    """The model's weights under the names of its `state_dict`, for a service that builds the model itself.
 
-    Of a layer in int8 there are `NAME.weight`, and `NAME.weight_scale` to multiply it with.
+    A layer in int8 has `NAME.weight`, and its factor `NAME.weight_scale`.
     """
 
     file = "model.safetensors"
     runs = False
 
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
-        """Write the weights, each by itself, also those that share memory."""
+        """Write the weights. Weights that share memory are written separately."""
         if int8:
             quantise_linear(answering.model)
         weights = {name: value.clone().contiguous() for name, value in answering.model.state_dict().items()}
         safetensors.torch.save_file(weights, folder / self.file)
 
     def read(self, folder: Path, answering: Answering) -> Ask:
-        """Put the weights into a model that has none of them."""
+        """Load the weights into a model whose own weights are set to zero."""
         weights = safetensors.torch.load_file(folder / self.file)
         scales = {name: weights.pop(name) for name in list(weights) if name.endswith(".weight_scale")}
         for name, scale in scales.items():
@@ -158,7 +165,11 @@ FORMATS: dict[str, Format] = {"onnx": Onnx(), "pt2": Pt2(), "safetensors": Safet
 
 
 def check_installed(name: str) -> None:
-    """ArgumentError where a package that a format needs is not installed."""
+    """Check that the packages of a format are installed.
+
+    Raises:
+        ArgumentError: A package is missing.
+    """
     for package in FORMATS[name].needs:
         try:
             with quiet():
@@ -176,7 +187,7 @@ def _traced(answering: Answering, example: Mapping[str, Tensor]) -> torch.export
             return torch.export.export(
                 answering, (), kwargs=dict(example), dynamic_shapes={name: {0: rows} for name in example}, strict=False
             )
-    except Exception as error:  # of torch, of many kinds; or of the model, which meets values that are not there
+    except Exception as error:  # torch raises many types, and the model may fail on symbolic values
         raise ExportError(
             f"export: torch.export cannot trace the model: {_last_line(error)}; let its forward neither branch on "
             "values nor fix the number of rows, or export safetensors and build the model yourself"
@@ -184,7 +195,7 @@ def _traced(answering: Answering, example: Mapping[str, Tensor]) -> torch.export
 
 
 def _last_line(error: BaseException) -> str:
-    """What an error of torch says in a line."""
+    """Return the first line of the cause of an error of torch."""
     while error.__cause__ is not None:
         error = error.__cause__
     lines = str(error).strip().splitlines()
@@ -192,7 +203,7 @@ def _last_line(error: BaseException) -> str:
 
 
 def _quantised(graph: Any, path: Path) -> Any:
-    """An ONNX model whose linear layers compute in int8; `path` is of a file that is there for a moment."""
+    """Return an ONNX model whose linear layers compute in int8. `path` is a temporary file."""
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
@@ -210,7 +221,7 @@ def _quantised(graph: Any, path: Path) -> Any:
 
 
 def _name_rows(graph: Any) -> None:
-    """Call the first dimension of inputs and outputs "rows", where torch gives it a number."""
+    """Name the first dimension of inputs and outputs "rows", where torch gives it a number."""
     [name] = {value.type.tensor_type.shape.dim[0].dim_param for value in graph.input}
     for value in [*graph.input, *graph.output, *graph.value_info]:
         for size in value.type.tensor_type.shape.dim:

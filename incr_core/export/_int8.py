@@ -14,7 +14,7 @@ __all__ = ["Int8Linear", "dequantised", "quantise_linear", "quantised"]
 def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
     """A weight (out, in) as int8, and the scale (out, 1) of each row: weight = int8 * scale, to half a step.
 
-    Each row has a scale of its own, |w|_max / 127, so one large row does not coarsen the others; zero stays zero.
+    Each row has its own scale, |w|_max / 127, so one large row does not coarsen the others; zero stays zero.
 
     >>> whole, scale = quantised(torch.tensor([[0.0, 1.27], [0.0, 0.0]]))
     >>> whole, bool(dequantised(whole, scale)[0, 1].isclose(torch.tensor(1.27)))

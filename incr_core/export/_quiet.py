@@ -1,4 +1,4 @@
-"""Silence for libraries that tell, while they export, what nobody can act on."""
+"""Suppression of messages that libraries print during an export and that need no action."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ __all__ = ["quiet"]
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No warnings, log lines or prints, such as that torchvision is not installed; what matters is raised.
+    """Suppress warnings, log lines and prints, such as the note that torchvision is missing. Errors are raised.
 
-    >>> with quiet():
-    ...     print("def forward(self, ...)")
-    ...     logging.warning("Please consider ...")
+    Example:
+        >>> with quiet():
+        ...     print("def forward(self, ...)")
+        ...     logging.warning("Please consider ...")
     """
     root, handler, before = logging.getLogger(), logging.NullHandler(), logging.root.manager.disable
-    root.addHandler(handler)  # or `logging.warning` gives the root logger one, for good
+    root.addHandler(handler)  # otherwise `logging.warning` gives the root logger a permanent handler
     logging.disable(logging.CRITICAL)
     try:
         with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):

@@ -1,4 +1,4 @@
-"""How rows become a model's inputs, and its output answers, as JSON: for `encoder.py`, or for another encoder."""
+"""Specification of the encoding of rows and the reading of outputs, as JSON, for `encoder.py` or another encoder."""
 
 from __future__ import annotations
 
@@ -30,11 +30,16 @@ TIMES = "As numbers, dates and times are days since 1970 in UTC, durations and t
 
 
 def specification(job: Job, version: int, columns: Sequence[str], inputs: dict[str, Tensor]) -> dict[str, Any]:
-    """What `encoder.json` holds.
+    """Return the content of `encoder.json`.
 
-    columns: what answers are told in. inputs: those of some rows.
+    Args:
+        job: The job.
+        version: The version's number.
+        columns: Columns of the version's answers.
+        inputs: Inputs of some rows.
 
-    Raises JobError for features that nobody can pass by name.
+    Raises:
+        JobError: Two features would have the same name.
     """
     encoder, rates = job.encoder, job.rates()
     made: dict[str, Any] = {
@@ -75,7 +80,7 @@ def _numbers(encoder: Encoder) -> list[dict[str, Any]]:
 
 
 def _rates(rates: Sequence[Rate], encoder: Encoder) -> list[dict[str, Any]]:
-    """Rates as two numbers each, which the service works out: they are of labels that only it knows."""
+    """Return two columns for each rate. The service computes their values, because it has the labels."""
     names = [name for rate in rates for name in _names(rate)]
     if twice := sorted({name for name in names if names.count(name) > 1 or name in encoder.inputs}):
         raise JobError(
@@ -97,10 +102,13 @@ def _rates(rates: Sequence[Rate], encoder: Encoder) -> list[dict[str, Any]]:
 
 
 def _names(rate: Rate) -> tuple[str, str]:
-    """What its two numbers are called; the count by its outcome too, since those of two outcomes may differ.
+    """Return the names of a rate's two numbers.
 
-    >>> _names(Rate(["origin"], "2h", outcome="delay"))
-    ('rate of delay by origin in 2h', 'count of delay by origin in 2h')
+    That of the count includes the outcome, since counts may differ by outcome.
+
+    Example:
+        >>> _names(Rate(["origin"], "2h", outcome="delay"))
+        ('rate of delay by origin in 2h', 'count of delay by origin in 2h')
     """
     name = rate.names[0]
     return name, f"count{name.removeprefix('rate')}"
@@ -125,7 +133,7 @@ def _categories(encoder: Encoder) -> list[dict[str, Any]]:
 
 
 def _examples(encoder: Encoder) -> list[dict[str, Any]]:
-    """Codes to try an encoder of one's own on: of the first column, for values that are nobody's."""
+    """Return codes for testing another encoder: of the first column, for arbitrary values."""
     name = encoder.categorical[0]
     column = {"name": name, "kind": "category", "place": 0}
     own = Exported(

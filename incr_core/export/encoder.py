@@ -1,6 +1,6 @@
-"""Rows to the inputs of an exported model, and its output to answers: with numpy, and without torch or incr.
+"""Encoder of an exported model: from rows to inputs, and from outputs to answers. It needs numpy, not torch or incr.
 
-`incr export` writes this file beside the model, with `encoder.json`, which says how each column becomes numbers:
+`incr export` writes this file beside the model, with `encoder.json`, which specifies how each column becomes numbers:
 
     import onnxruntime
     from encoder import Encoder
@@ -35,27 +35,30 @@ _LARGEST = float(np.finfo(np.float32).max)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _MICROSECOND = timedelta(microseconds=1)
 _MOST_REMEMBERED = 200_000
-"""Distinct categories whose codes a column remembers."""
+"""Maximum number of distinct categories whose codes a column caches."""
 
 
 class UnusableValue(ValueError):
-    """A value of a row cannot be used; the message names row and column."""
+    """A value of a row that cannot be used. The message names row and column."""
 
 
 class Encoder:
-    """Makes a model's inputs of rows, and answers of its output, as the run does that the model is from.
+    """Encodes rows as inputs of a model and decodes its output, with the results of the run that trained the model.
 
-    specification: what `encoder.json` holds.
+    Args:
+        specification: The content of `encoder.json`.
 
-    >>> columns = [{"name": "far", "kind": "number", "places": [0, 1]}, {"name": "by", "kind": "category", "place": 0}]
-    >>> inputs = [{"name": "numeric", "shape": ["rows", 1]}, {"name": "categorical", "shape": ["rows", 1, 2]}]
-    >>> answers = {"of": "binary", "classes": [0, 1], "named": False, "columns": ["probability"]}
-    >>> encoder = Encoder({"columns": columns, "inputs": inputs, "buckets": 100, "answers": answers})
-    >>> encoder.inputs([{"far": 170, "by": "AA"}, {"far": None, "by": None}])["numeric"]
-    array([[170.],
-           [ nan]], dtype=float32)
-    >>> encoder.answers(np.array([0.25], dtype=np.float32))
-    {'probability': [0.25]}
+    Example:
+        >>> far = {"name": "far", "kind": "number", "places": [0, 1]}
+        >>> by = {"name": "by", "kind": "category", "place": 0}
+        >>> inputs = [{"name": "numeric", "shape": ["rows", 1]}, {"name": "categorical", "shape": ["rows", 1, 2]}]
+        >>> answers = {"of": "binary", "classes": [0, 1], "named": False, "columns": ["probability"]}
+        >>> encoder = Encoder({"columns": [far, by], "inputs": inputs, "buckets": 100, "answers": answers})
+        >>> encoder.inputs([{"far": 170, "by": "AA"}, {"far": None, "by": None}])["numeric"]
+        array([[170.],
+               [ nan]], dtype=float32)
+        >>> encoder.answers(np.array([0.25], dtype=np.float32))
+        {'probability': [0.25]}
     """
 
     def __init__(self, specification: Mapping[str, Any]) -> None:
@@ -71,14 +74,18 @@ class Encoder:
 
     @classmethod
     def read(cls, path: str | Path | None = None) -> Encoder:
-        """The encoder that a file specifies; None: `encoder.json` beside this module."""
+        """Return the encoder that a file specifies. None: `encoder.json` beside this module."""
         path = Path(__file__).with_name("encoder.json") if path is None else Path(path)
         return cls(json.loads(path.read_text(encoding="utf-8")))
 
     def inputs(self, rows: Rows) -> dict[str, Array]:
-        """The model's inputs, by name, for rows: a list of dicts, or a dict of columns.
+        """Return the model's inputs by name.
 
-        None is a missing value. Raises UnusableValue for the first value that cannot be used.
+        Args:
+            rows: A list of dicts, or a dict of columns. None is a missing value.
+
+        Raises:
+            UnusableValue: A value cannot be used; the first such value is named.
         """
         values, count = self._by_column(rows)
         found: dict[str, Array] = {}
@@ -101,7 +108,7 @@ class Encoder:
         return {name: found[name] for name in self._taken}
 
     def answers(self, output: Array) -> dict[str, list[Any]]:
-        """What the model's output says of each row, in the columns that `incr predict` tells it in."""
+        """Return the answers for each row, in the columns of `incr predict`."""
         told = self.specification["answers"]
         names: list[str] = [str(name) for name in told["classes"] or ()]
         if told["of"] == "binary":
@@ -117,7 +124,7 @@ class Encoder:
         return {"value": output.tolist()}
 
     def _by_column(self, rows: Rows) -> tuple[dict[str, list[Any]], int]:
-        """The values of each column that is needed, and how many rows there are."""
+        """Return the values of each required column, and the number of rows."""
         wanted = [column["name"] for column in self._columns]
         if isinstance(rows, Mapping):
             if absent := [name for name in wanted if name not in rows]:
@@ -140,7 +147,7 @@ _ABSENT = "give None where it is unknown"
 
 
 class _Codes:
-    """The codes of a column's categories: two hashes into [0, buckets)."""
+    """Codes of a column's categories: two hashes into [0, buckets)."""
 
     def __init__(self, column: str, buckets: int) -> None:
         self._column, self._buckets = column, buckets
@@ -153,7 +160,7 @@ class _Codes:
         if codes is None:
             if len(self._known) >= _MOST_REMEMBERED:
                 self._known.clear()
-            # The prefixes keep a missing value apart from every text.
+            # The prefixes distinguish a missing value from every text.
             data = b"0" if told is None else b"1" + told.encode("utf-8", "surrogatepass")
             both = int.from_bytes(blake2b(data, digest_size=8, key=self._salt).digest(), "little")
             codes = self._known[told] = (both & 0xFFFFFFFF) % self._buckets, (both >> 32) % self._buckets
@@ -161,9 +168,9 @@ class _Codes:
 
 
 def _category(value: object, column: str, row: int) -> str | None:
-    """A value as the text that is hashed: 1, 1.0 and "1" are the same; a day is its midnight."""
+    """Return the text of a value that is hashed. 1, 1.0 and "1" are equal, and a day equals its midnight."""
     if isinstance(value, np.float32 | np.float16):
-        value = float(str(value))  # 0.1 in 32 bits is 0.1, not the double nearest to it
+        value = float(str(value))  # 0.1 in 32 bits is 0.1, not the nearest double
     value = _plain(value)
     if value is None or isinstance(value, str):
         return value
@@ -186,7 +193,7 @@ def _category(value: object, column: str, row: int) -> str | None:
 
 
 def _number(value: object, column: Mapping[str, Any], row: int) -> float:
-    """A value as a float: NaN where it is missing; days since 1970 of a date; seconds of a duration."""
+    """Return a value as a float: NaN if it is missing, days since 1970 for a date, seconds for a duration."""
     place = f"row {row}: {column['name']}"
     read = _plain(value)
     if isinstance(read, str) and read:
@@ -224,7 +231,7 @@ def _within(number: float, ids: Sequence[int]) -> bool:
 
 
 def _numbers(value: Any, column: Mapping[str, Any], row: int) -> list[float]:
-    """A list of numbers of the column's length; None: all are missing."""
+    """Return a list of numbers of the column's length. None: all are missing."""
     width = column["places"][1] - column["places"][0]
     if value is None:
         return [math.nan] * width
@@ -238,7 +245,7 @@ def _numbers(value: Any, column: Mapping[str, Any], row: int) -> list[float]:
 
 
 def _rate(value: object, column: Mapping[str, Any], row: int) -> float:
-    """A rate of labels already known, which the service works out."""
+    """Return a rate of labels already known, which the service computes."""
     found = _number(value, column, row)
     if math.isnan(found):
         raise UnusableValue(f"row {row}: {column['name']}: expected a number, got none; {column['means']}")
@@ -246,7 +253,7 @@ def _rate(value: object, column: Mapping[str, Any], row: int) -> float:
 
 
 def _count(value: object, column: Mapping[str, Any], row: int) -> float:
-    """log(1 + count) of the rows that a rate is over."""
+    """Return log(1 + count) of the rows of a rate."""
     found = _rate(value, column, row)
     if found < 0:
         raise UnusableValue(f"row {row}: {column['name']}: expected a count of rows, got {_shown(value)}")
@@ -271,7 +278,7 @@ _READ: dict[str, Callable[[Any, Mapping[str, Any], int], Any]] = {
 
 
 def _plain(value: Any) -> Any:
-    """A value of numpy as Python has it; times to the microsecond."""
+    """Return a numpy value as a Python value; times are rounded to microseconds."""
     if isinstance(value, np.datetime64):
         return value.astype("datetime64[us]").item()
     if isinstance(value, np.timedelta64):
