@@ -1,4 +1,4 @@
-"""Learn inside Flower clients: the same update rule, with rows that never leave their owner.
+"""Federated learning in Flower clients: the same update rule, with rows that never leave their owner.
 
 `Federated` names the engine and its settings. `RayGrid` runs any Flower app. `make_client_app` and `make_server_app`
 are the apps of `incr` for other Flower projects. `deal` takes the partitioners of `flwr-datasets`. This package is the
@@ -10,7 +10,7 @@ import os
 import warnings
 from typing import TYPE_CHECKING, Any
 
-# Flower reads these when it is first imported: no telemetry, no look for updates, no installing at run time.
+# Flower reads these at its first import: no telemetry, no check for updates, no installation at run time.
 for _setting, _value in {
     "FLWR_TELEMETRY_ENABLED": "0",
     "FLWR_DISABLE_UPDATE_CHECK": "1",
@@ -19,7 +19,7 @@ for _setting, _value in {
     os.environ.setdefault(_setting, _value)
 
 with warnings.catch_warnings():
-    # Flower 1.41 pins a typer that imports names which click 8 has deprecated; nothing of ours can change that.
+    # Flower 1.41 pins a typer that imports names which click 8 has deprecated. Code outside Flower cannot change that.
     warnings.filterwarnings("ignore", "'click", DeprecationWarning)
     import flwr.app  # noqa: F401
 

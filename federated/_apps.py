@@ -1,4 +1,4 @@
-"""The apps of `incr` for other Flower projects: with arguments, and behind mods of their own."""
+"""The apps of `incr` for other Flower projects: with arguments, and with mods of the project."""
 
 from __future__ import annotations
 

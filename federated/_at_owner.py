@@ -1,4 +1,4 @@
-"""What an owner of rows does on its own host: take part in runs, look at what its client keeps, and erase it."""
+"""The tasks of an owner of rows on its own host: take part in runs, and show, erase and audit the client's data."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ __all__ = ["ClientsAtOwner"]
 
 
 class ClientsAtOwner:
-    """The clients of owners (`engines.AtOwner`): nodes of a SuperLink, each with a folder of its own."""
+    """The clients of owners (`engines.AtOwner`): nodes of a SuperLink, each with a separate folder."""
 
     def serve(self, file: str, superlink: str, certificates: str | None, key: str | None) -> None:
         """Serve the owner until asked to stop."""
         client_node.serve(file, superlink, certificates, key)
 
     def described(self, file: str) -> str:
-        """The runs that it has taken part in, a line each."""
+        """Return the runs in which the owner took part, a line each."""
         return client_node.described(file)
 
     def erase(self, file: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
-        """Delete rows from what its client keeps of them."""
+        """Delete rows from the client's stored data."""
         return kept_at_owner.erase(file, where, rows)
 
     def row_states(self, file: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
-        """In which state its rows are, by run."""
+        """Return the state of each of the owner's rows, by run."""
         return kept_at_owner.states(file)
 
     def own_weights(self, file: str, run: str | None) -> dict[str, Tensor]:
-        """Weights of its own, to predict its rows with."""
+        """Return the client's private weights, for predictions of its rows."""
         return kept_at_owner.own_weights(file, run)

@@ -1,4 +1,4 @@
-"""Who of the owners is there, and how each is asked: they come, leave, come back, and need not be believed."""
+"""Presence of the owners of a run, and the questions to them. They join, leave and return, and are not trusted."""
 
 from __future__ import annotations
 
@@ -30,18 +30,18 @@ from incr_core.update import Weights
 __all__ = ["Attendance"]
 
 PATIENCE = 180.0
-"""Seconds to wait for `federated.min_clients`, before the loop is told."""
+"""Seconds to wait for `federated.min_clients` before the engine raises WorkerLost."""
 
 GRACE = 3.0
-"""Seconds to wait, at a start, for others that have not said yet who they are."""
+"""Seconds to wait at a start for other nodes that have not identified themselves yet."""
 
 
 class Attendance(Roster):
-    """The members of a run, by their names, on whatever nodes they are; `Owners` says whose turn it is.
+    """The members of a run by name, on any nodes. `Owners` decides which of them take part in an increment.
 
-    A node that is new is asked who it is, without waiting for it. Who has said its name takes part from the next
-    increment on: those known as they were, others anew. A member that does not answer is away until a node says its
-    name again; one that answers what cannot be is left out of that question.
+    A new node is asked for its name, and the run does not wait for the answer. A node that has answered takes part from
+    the next increment on: a known member with its state, another as a new member. A member that does not answer is away
+    until a node reports its name again. The answer of a member that is invalid is left out.
     """
 
     alike = False
@@ -63,34 +63,38 @@ class Attendance(Roster):
         self._begin_anew("", [])
 
     def _begin_anew(self, run: str, members: Sequence[Member]) -> None:
-        """Go on with these members of this run, none of whom is there yet."""
+        """Start with these members of this run. None of them is present yet."""
         self._run, self.members, self.failed = run, list(members), []
         self._goes_on = bool(members)  # from a commit, which has the weights
         self.origins = self.names
-        self._greeted: dict[str, int] = {}  # message -> node that has not said yet who it is
+        self._greeted: dict[str, int] = {}  # message -> node that has not reported its name yet
         self._strangers = set[int]()  # nodes that take no part
-        self._come: list[Member] = []  # who has said its name, and is not open yet
+        self._come: list[Member] = []  # members that have reported their name and are not open yet
         self._described: Mapping[str, Any] = {}
         self._note_held_out()
 
     def _note_held_out(self) -> None:
-        """By their names, whether they are there or not."""
+        """Look up the held-out members by name, whether they are present or not."""
         self.held_out = {member.index for member in self.members if member.name in self._wanted.held_out}
 
     @property
     def names(self) -> list[str]:
-        """The owners' names."""
+        """Names of the owners."""
         return [member.name for member in self.members]
 
     @property
     def there(self) -> list[int]:
-        """Those that can be asked now."""
+        """Indices of the members that can be asked now."""
         return [member.index for member in self.members if member.there]
 
-    # -- who is there ------------------------------------------------------------------------------------------------
+    # -- presence ----------------------------------------------------------------------------------------------------
 
     def _gather(self, grace: float = 0.0) -> None:
-        """Take in who has come, or come back; wait where they are too few. WorkerLost where they stay too few."""
+        """Admit members that have joined or returned, and wait while there are too few.
+
+        Raises:
+            WorkerLost: There are too few after `PATIENCE` seconds.
+        """
         begun, said = time.monotonic(), 0.0
         while True:
             self._take_in()
@@ -109,7 +113,7 @@ class Attendance(Roster):
                 said = now
                 wanted = f"{there} of {self._wanted.min_clients} clients are there"
                 print(f"incr: waiting: {wanted}{self._absent()}", file=sys.stderr, flush=True)
-            with waiting():  # Ctrl-C and `incr stop` need not wait for clients
+            with waiting():  # Ctrl-C and `incr stop` do not wait for clients
                 time.sleep(0.1)
 
     def _absent(self) -> str:
@@ -117,7 +121,7 @@ class Attendance(Roster):
         return f" (not {', '.join(away)})" if away else ""
 
     def _take_in(self) -> None:
-        """Ask nodes that are not known who they are, and take note of those that have said so."""
+        """Ask unknown nodes for their names, and record the names that have been reported."""
         grid = self._reached
         with failures_of(grid, "finding the clients"):
             online = set(grid.get_node_ids())
@@ -126,12 +130,12 @@ class Attendance(Roster):
                     self.failed.append((member.index, "its node is gone"))
                     self._lost(member, "its node is gone")
             self._come = [member for member in self._come if member.node in online]
-            self._strangers &= online  # a node that comes back is asked again
+            self._strangers &= online  # a node that returns is asked again
             known = {member.node for member in (*self.members, *self._come)}
             known |= {*self._greeted.values()} | self._strangers
             if new := sorted(online - known):
                 hello = [Message(RecordDict({ORDER: ConfigRecord({})}), node, "query.hello") for node in new]
-                # One whose greeting could not be sent is greeted again.
+                # A node whose greeting could not be sent is greeted again.
                 self._greeted |= {sent: node for sent, node in zip(grid.push_messages(hello), new, strict=True) if sent}
             self._greeted = {sent: node for sent, node in self._greeted.items() if node in online}
             said = list(grid.pull_messages(self._greeted)) if self._greeted else []
@@ -142,7 +146,7 @@ class Attendance(Roster):
                 self._come = [*(other for other in self._come if other is not come), come]
 
     def _member(self, node: int, reply: Message) -> Member | None:
-        """Who a node says that it is; None where it takes no part."""
+        """Return the member that a node reports to be; None if the node takes no part."""
         try:
             name, identity = named(reply.content.config_records.get(ORDER, {}) if reply.has_content() else {})
         except Refused as why:
@@ -158,7 +162,7 @@ class Attendance(Roster):
         return member
 
     def _open(self) -> None:
-        """Let those take part that have come: who is known as it was, others anew, behind them, by their names."""
+        """Open the members that have joined: known members in their order, then new ones by name."""
         come, self._come = self._come, []
         for member in sorted(come, key=lambda member: (member.index < 0, member.index, member.name)):
             if member.opened:
@@ -173,7 +177,7 @@ class Attendance(Roster):
             member.opened = True
             answer = self.ask("query.open", [member.index], self._opening(member)).get(member.index)
             if answer is None and new:
-                self._strangers.add(self.members.pop().node or 0)  # it does not fit, and has said why
+                self._strangers.add(self.members.pop().node or 0)  # it does not fit, and has reported the reason
             elif answer is None:
                 member.opened = False
             else:
@@ -187,9 +191,11 @@ class Attendance(Roster):
         return {"job": offered(self._job), "index": member.index, "describe": describe}
 
     def _describe(self) -> None:
-        """Let one of them tell of the model, with the weights that a run begins with: any, so that no client can bring
-        it about that it is the one. All that do as they should tell the same, from the job's seed. One that has learned
-        tells no weights, and where a run goes on they are not looked at.
+        """Have a random member describe the model, with the initial weights of the run.
+
+        The choice is random so that no client can arrange to be the one. All honest clients describe the same model,
+        since its weights follow from the job's seed. A client that has learned sends no weights. A resumed run does not
+        need them.
         """
         while not self._described and (asked := self.there):
             member = self.members[secrets.choice(asked)]
@@ -209,7 +215,7 @@ class Attendance(Roster):
         self.news.append(("client joined", f"client {member.name}", f"takes part, as number {member.index}"))
 
     def _keeps(self, member: Member) -> None:
-        """Let it keep the state at which the last commit has it: it may have been away when that was made."""
+        """Have a member save the state of the last commit, since it may have been away then."""
         self.ask("query.save", [member.index], {})
 
     def _coming(self, member: Member, document: Mapping[str, Any]) -> None:
@@ -240,7 +246,7 @@ class Attendance(Roster):
     def _accepted(
         self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
     ) -> dict[int, RecordDict]:
-        """The answers that are as they should be; whoever has given another is left out, and its rows stay with it."""
+        """Return the valid answers. A member with an invalid answer is left out, and keeps its rows."""
         found: dict[int, RecordDict] = {}
         shared = self._described.get("shared", {})
         for client, answer in zip(clients, answers, strict=True):
@@ -267,7 +273,13 @@ class Attendance(Roster):
         return found
 
     def _paid(self, member: Member, work: ConfigRecord, *, decides: bool) -> None:
-        """Its owner has spent some of a privacy budget. decides: whether it has looked at what comes next."""
+        """Record the privacy budget that an owner has spent.
+
+        Args:
+            member: The owner.
+            work: Its last answer.
+            decides: Whether the client has checked its next increment.
+        """
         member.epsilon, member.limit = float(str(work["epsilon"])), float(str(work["limit"]))
         if decides:
             spent = bool(work["spent"])
@@ -276,7 +288,7 @@ class Attendance(Roster):
             member.spent = spent
 
     def _erased(self, member: Member, count: int) -> None:
-        """Its owner has erased rows."""
+        """Record that the owner has erased rows."""
         if count > member.erased:
             done = "deleted from its memories; the weights keep what they have learned"
             self.news.append(("rows erased", f"client {member.name}: {count - member.erased:,} rows", done))
@@ -284,11 +296,11 @@ class Attendance(Roster):
 
     @property
     def _compares(self) -> bool:
-        """Whether answers are compared with one another; not where none may change what becomes of another."""
+        """Whether answers are compared with one another. With central privacy, no client may affect another's part."""
         return self._wanted.checks and self._wanted.privacy is None
 
     def _too_large(self, action: str, found: Mapping[int, RecordDict], anchor: Weights) -> dict[int, str]:
-        """Whose answers are out of all proportion to the others', and why."""
+        """Return the clients whose answers are out of proportion to the others', with reasons."""
         if action in ("train.learn", "train.review"):
             learners, rules = [*found], self._described["rules"]
             return {learners[place]: why for place, why in outsized(updates_of(found), anchor, rules).items()}
@@ -317,7 +329,7 @@ class Attendance(Roster):
         self._tell("client refused", f"client {member.name}: {str(why).removeprefix(f'client {member.name}: ')}", done)
 
     def _lost(self, member: Member, why: str, done: str = "its rows wait until it comes back") -> None:
-        """It is away, until its node, or another one, says its name again."""
+        """Mark a member as away until a node reports its name again."""
         if member.node is not None:
             self.news.append(("client lost", shown(f"client {member.name}: {why}"), done))
         member.node = None
@@ -327,6 +339,6 @@ class Attendance(Roster):
         self._tell("client refused", f"{who}: expected a client of this run, got {why}", "it takes no part")
 
     def _tell(self, kind: str, what: str, done: str) -> None:
-        """Tell a person, now and in the events. What a client says may be anything."""
+        """Print a message, and add it to the events. Text from clients may contain anything, so it is escaped."""
         self.news.append((kind, shown(what), done))
         print(f"incr: {shown(what)}; {done}", file=sys.stderr, flush=True)

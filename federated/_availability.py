@@ -1,7 +1,7 @@
-"""Which simulated clients are there, and which answer in time: from a trace file, or drawn by a seed.
+"""Availability of simulated clients: presence and answers in time, from a trace file or drawn by a seed.
 
-Nothing here has a state: what befalls a client in an increment is a function of the trace, the seed, its name and the
-increment's number. So a run that is resumed, on any number of workers, meets the same.
+The module keeps no state: the fate of a client in an increment is a function of the trace, the seed, its name and the
+increment's number. A resumed run, on any number of workers, has the same absences.
 """
 
 from __future__ import annotations
@@ -28,16 +28,22 @@ COLUMNS = ("client", "start", "stop")
 
 
 class Availability:
-    """What [federated.availability] says of these clients.
+    """The availability of clients as `[federated.availability]` defines it.
 
-    path: of the trace, if there is one. timed: whether its moments are times, in microseconds; else they are numbers of
-    increments. timeout: seconds that a client may take for an answer. seed: where the section has none.
+    Args:
+        wanted: The section.
+        clients: Names of the clients.
+        path: The trace, if there is one.
+        timed: Whether the moments of the trace are times in microseconds; otherwise they are numbers of increments.
+        timeout: Seconds within which a client must answer.
+        seed: The seed, if the section has none.
 
-    >>> found = Availability(AvailabilitySection(present=0.5, rows_per_second=10), ["a", "b"], timeout=60.0, seed=0)
-    >>> [found.is_there("a", number, number) for number in range(5)]
-    [False, True, False, False, True]
-    >>> found.why_lost("a", 0, 0, rows=500), found.why_lost("a", 0, 0, rows=700)
-    ('', 'too late: 700 rows take it 70 s, longer than federated.round_timeout')
+    Example:
+        >>> found = Availability(AvailabilitySection(present=0.5, rows_per_second=10), ["a", "b"], timeout=60.0, seed=0)
+        >>> [found.is_there("a", number, number) for number in range(5)]
+        [False, True, False, False, True]
+        >>> found.why_lost("a", 0, 0, rows=500), found.why_lost("a", 0, 0, rows=700)
+        ('', 'too late: 700 rows take it 70 s, longer than federated.round_timeout')
     """
 
     def __init__(
@@ -52,19 +58,19 @@ class Availability:
     ) -> None:
         self._wanted, self._timeout = wanted, timeout
         self._seed = seed if wanted.seed is None else wanted.seed
-        self._there: dict[str, list[tuple[int, int]]] | None = None  # client -> when it is there; None: no trace
+        self._there: dict[str, list[tuple[int, int]]] | None = None  # client -> spans of its presence; None: no trace
         self._speeds: dict[str, float] = {}
         if path is not None:
             self._there, self._speeds = _read(path, clients, timed=timed)
 
     def is_there(self, client: str, number: int, moment: int) -> bool:
-        """Whether a client can be asked in the increment of that number, at that moment of the trace."""
+        """Return whether a client can be asked in the increment `number`, at that moment of the trace."""
         if self._there is not None and not any(start <= moment < stop for start, stop in self._there.get(client, ())):
             return False
         return self._drawn("present", client, number) < self._wanted.present
 
     def back(self, client: str, moment: int) -> int | None:
-        """The first moment, from this on, at which a client may be there; None where there is none."""
+        """Return the first moment, from this one on, at which a client may be present; None without one."""
         if not self._wanted.present:
             return None
         if self._there is None:
@@ -72,27 +78,31 @@ class Availability:
         return min((max(start, moment) for start, stop in self._there.get(client, ()) if stop > moment), default=None)
 
     def why_lost(self, client: str, number: int, round_: int, rows: int) -> str:
-        """Why no answer of a client comes, in time, to the order to learn so many rows; empty where one does.
+        """Return why a client's answer to an order to learn does not arrive in time; empty if it does.
 
-        rows: each as often as it is passed over. round_: of the increment.
+        Args:
+            client: The client.
+            number: The increment.
+            round_: The round of the increment.
+            rows: Number of rows to learn, counted once for each pass.
         """
         if self._drawn(f"dropout {round_}", client, number) < self._wanted.dropout:
             return "dropped out"
         return self.too_late(client, rows)
 
     def too_late(self, client: str, rows: int) -> str:
-        """Why an answer is too late; empty where it is not."""
+        """Return why an answer is too late; empty if it is not."""
         speed = self._speed(client)
         if speed is None or rows <= speed * self._timeout:
             return ""
         return f"too late: {rows:,} rows take it {rows / speed:,.0f} s, longer than federated.round_timeout"
 
     def may_answer(self, client: str, rows: int) -> bool:
-        """Whether it ever could."""
+        """Return whether the client could ever answer."""
         return self._wanted.dropout < 1.0 and not self.too_late(client, rows)
 
     def _speed(self, client: str) -> float | None:
-        """Rows a second; the same for the whole run. None: fast enough for anything."""
+        """Return the rows a second of a client, constant over the run. None: no limit."""
         median = self._wanted.rows_per_second
         if client in self._speeds or median is None:
             return self._speeds.get(client)
@@ -100,7 +110,7 @@ class Availability:
         return median * math.exp(self._wanted.spread * NormalDist().inv_cdf(drawn))
 
     def _drawn(self, what: str, client: str, number: int) -> float:
-        """A number from 0 to below 1, uniform, by all of these and the seed."""
+        """Return a uniform number in [0, 1), a hash of the arguments and the seed."""
         told = f"{self._seed}\n{what}\n{number}\n{client}".encode()
         return float(int.from_bytes(blake2b(told, digest_size=7).digest()) >> 3) / (1 << 53)
 
@@ -108,7 +118,7 @@ class Availability:
 def _read(
     path: Path, clients: Collection[str], *, timed: bool
 ) -> tuple[dict[str, list[tuple[int, int]]], dict[str, float]]:
-    """When each client is there, by the trace in a file, and how fast those are of whom it says that."""
+    """Return the spans of presence of each client in a trace, and the speeds that the trace defines."""
     try:
         table = read_table(path, None, None, PLACE)
     except (OSError, StreamError) as error:
@@ -139,7 +149,7 @@ def _read(
 
 
 def _moments(column: pa.ChunkedArray, place: str, *, timed: bool) -> Sequence[int]:
-    """Times in microseconds, or numbers of increments."""
+    """Return times in microseconds, or numbers of increments."""
     if timed:
         read = instants(column, place)
         if not np.asarray(read.known).all():

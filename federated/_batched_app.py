@@ -1,4 +1,4 @@
-"""A ClientApp that may answer several messages to the clients of one process as one."""
+"""A ClientApp that can answer several messages to the clients of one process together."""
 
 from __future__ import annotations
 
@@ -11,21 +11,22 @@ from flwr.clientapp import ClientApp
 __all__ = ["Answers", "BatchedApp"]
 
 Answers = Callable[[Sequence[Message], Sequence[Context]], list[Message]]
-"""Messages of one batch and the contexts that they meet -> a reply for each, in order."""
+"""Messages of one batch and their contexts -> a reply for each, in order."""
 
 
 class BatchedApp(ClientApp):
-    """A ClientApp with handlers for batches of messages too, where several come at once (`Worker`).
+    """A ClientApp with additional handlers for batches of messages that arrive together (`Worker`).
 
-    A batch is messages in a row of one kind and, where the handler looks at a `mark`, of one mark. A message whose
+    A batch consists of consecutive messages of one kind and, if the handler uses a `mark`, of one mark. A message whose
     mark is None is in no batch.
 
-    >>> app = BatchedApp()
-    >>> @app.batched("query.save", lambda message: "all")
-    ... def save_all(messages, contexts):
-    ...     return list(messages)
-    >>> app.answers("query.save") is save_all, app.answers("query.open")
-    (True, None)
+    Example:
+        >>> app = BatchedApp()
+        >>> @app.batched("query.save", lambda message: "all")
+        ... def save_all(messages, contexts):
+        ...     return list(messages)
+        >>> app.answers("query.save") is save_all, app.answers("query.open")
+        (True, None)
     """
 
     def __init__(self) -> None:
@@ -33,7 +34,7 @@ class BatchedApp(ClientApp):
         self._batched: dict[str, tuple[Callable[[Message], object], Answers]] = {}
 
     def batched(self, action: str, mark: Callable[[Message], object]) -> Callable[[Answers], Answers]:
-        """Register what answers batches of messages of a kind, such as "train.learn"."""
+        """Register a handler for batches of messages of a kind, such as "train.learn"."""
 
         def register(answers: Answers) -> Answers:
             self._batched[action] = mark, answers
@@ -42,12 +43,12 @@ class BatchedApp(ClientApp):
         return register
 
     def answers(self, action: str) -> Answers | None:
-        """What answers batches of messages of this kind; None: nothing does."""
+        """Return the handler for batches of messages of this kind; None without one."""
         found = self._batched.get(action)
         return None if found is None else found[1]
 
     def batches(self, messages: Sequence[Message]) -> list[tuple[Answers | None, list[Message]]]:
-        """Messages in batches, in order, each with what answers it; None: one by one, by the app itself."""
+        """Return messages in batches, in order, each with its handler; None: the app answers them one by one."""
 
         def kind(message: Message) -> tuple[str, object]:
             action = message.metadata.message_type

@@ -1,7 +1,7 @@
-"""Which clients are learned as one batch: by their order alone, so that a run is the same on any number of workers.
+"""Batches of clients that learn together. They depend only on the clients' order, not on the number of workers.
 
-Clients live in blocks of consecutive ones, each in one worker; those of a block that take part in a round are cut into
-batches of at most `federated.batch_clients`.
+Clients are grouped in blocks of consecutive ones, each in one worker. The members of a block that take part in a round
+are divided into batches of at most `federated.batch_clients`.
 """
 
 from __future__ import annotations
@@ -17,12 +17,16 @@ __all__ = ["batches_of", "workers_of"]
 
 
 def batches_of(clients: Sequence[int], size: int, block: int) -> list[int]:
-    """The number of the batch that each of these clients is learned in; clients are in order.
+    """Return the number of the batch of each of these clients, which are in order.
 
-    size: of a batch at most. block: how many clients live in one worker for certain.
+    Args:
+        clients: Numbers of the clients.
+        size: Maximum size of a batch.
+        block: Number of consecutive clients that are certainly in one worker.
 
-    >>> batches_of([0, 1, 2, 3, 4, 8], size=3, block=4)
-    [0, 0, 0, 1, 2, 3]
+    Example:
+        >>> batches_of([0, 1, 2, 3, 4, 8], size=3, block=4)
+        [0, 0, 0, 1, 2, 3]
     """
     found: list[int] = []
     for _, group in groupby(clients, lambda client: client // block):
@@ -32,7 +36,7 @@ def batches_of(clients: Sequence[int], size: int, block: int) -> list[int]:
 
 
 def workers_of(clients: Sequence[Client], wanted: FederatedSection, workers: int) -> list[int]:
-    """The worker of each client, so that the busiest has few rows and those of a batch are in one."""
+    """Return the worker of each client. The rows are balanced, and the clients of a batch share a worker."""
     rows = [client.rows for client in clients]
     if not wanted.batch_clients:
         return spread(rows, workers)

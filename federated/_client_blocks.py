@@ -54,7 +54,7 @@ class ClientBlocks(SimulatedNodes):
         self._offers[client] = answer["offers"]
 
     def candidates(self, arrivals: Sequence[Arrival]) -> dict[int, int]:
-        """The clients of all blocks that have rows to learn."""
+        """Return the clients of all blocks that have rows to learn."""
         found: dict[int, int] = {}
         for block in self.there:
             clients, rows = self._offers[block]
@@ -62,7 +62,7 @@ class ClientBlocks(SimulatedNodes):
         return found
 
     def take_up(self, rounds: list[list[int]], arrivals: Sequence[Arrival]) -> list[list[int]]:
-        """Have the blocks take up the rows of the drawn clients. Returns the blocks of each round."""
+        """Have the blocks take up the rows of the drawn clients. Return the blocks of each round."""
         self._drawn = [self._by_block(drawn) for drawn in rounds]
         asked = self._by_block(sorted({client for drawn in rounds for client in drawn}))
         records = [_named(clients) for clients in asked.values()]
@@ -72,11 +72,11 @@ class ClientBlocks(SimulatedNodes):
         return [list(drawn) for drawn in self._drawn]
 
     def whom(self, participants: Sequence[int], number: int) -> Sequence[Mapping[str, ArrayRecord]]:
-        """The clients of each block that are drawn for a round."""
+        """Return the clients of each block that are drawn for a round."""
         return [_named(self._drawn[number][block]) for block in participants]
 
     def _by_block(self, clients: Sequence[int]) -> dict[int, Tensor]:
-        """Clients in ascending order, grouped by block."""
+        """Return clients in ascending order, grouped by block."""
         numbers = torch.tensor(clients, dtype=torch.int64)
         blocks, counts = (numbers // self._size).unique_consecutive(return_counts=True)  # type: ignore[no-untyped-call]
         return dict(zip(blocks.tolist(), torch.split(numbers, counts.tolist()), strict=True)) if len(numbers) else {}
@@ -87,7 +87,8 @@ def blocks_of(job: Job) -> list[Client]:
 
     The number of clients in a block depends on the job alone, so a run has the same bits on any number of workers.
 
-    Raises JobError if the partition does not number its clients.
+    Raises:
+        JobError: The partition does not number its clients.
     """
     clients = clients_of(job)
     first = clients[0].partition

@@ -1,7 +1,7 @@
-"""A client's failure, told so that the server raises what the client would have raised.
+"""Failures of clients as messages, so that the server raises the error that the client met.
 
 Flower turns any exception of a client into one line of text. An `IncrError` is meant for the user and must arrive with
-its type and its message, so clients answer with it; whatever else goes wrong becomes a `WorkerLost` naming the client.
+its type and its message, so clients answer with it. Any other error becomes a `WorkerLost` that names the client.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from incr_core.errors import IncrError, WorkerLost
 __all__ = ["REMEDY", "failure", "raise_failures"]
 
 FAILURE = "failure"
-"""The record of an answer that tells of a failure."""
+"""The record of an answer that reports a failure."""
 
 REMEDY = (
     "the run stands at its last commit; once the cause is gone, run the same command again and it goes on from there"
@@ -24,10 +24,11 @@ REMEDY = (
 
 
 def failure(client: str, error: Exception) -> RecordDict:
-    """What a client answers when `error` has stopped it.
+    """Return the answer of a client that `error` has stopped.
 
-    >>> dict(failure("carrier=AA", ValueError("no"))["failure"])["type"]
-    'WorkerLost'
+    Example:
+        >>> dict(failure("carrier=AA", ValueError("no"))["failure"])["type"]
+        'WorkerLost'
     """
     if not isinstance(error, IncrError):
         where = traceback.extract_tb(error.__traceback__)[-1:]
@@ -37,10 +38,10 @@ def failure(client: str, error: Exception) -> RecordDict:
 
 
 def raise_failures(clients: list[str], answers: list[Message | None]) -> None:
-    """Raise what the first failed client told; `answers` are those to one question, in the order of `clients`.
+    """Raise the error of the first failed client. `answers` belong to one question, in the order of `clients`.
 
-    A client's own account comes before that of its silence: a client that met a bad row explains more than its
-    neighbours that were stopped with it.
+    A reported error is preferred to a missing answer: a client that met a bad row explains more than its neighbours
+    that were stopped with it.
     """
     for answer in answers:
         if answer is not None and answer.has_content() and FAILURE in answer.content:

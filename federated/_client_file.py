@@ -1,4 +1,4 @@
-"""An owner's own file: where its data lies, what its columns are called there, and what it allows."""
+"""CLIENT.toml, the file of an owner: the place of its data, the names of its columns there, and its permissions."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class _Section(BaseModel):
 
 
 class _Data(_Section):
-    """Where the rows lie, and how they are to be read."""
+    """The place of the rows, and their format."""
 
     path: str = Field(min_length=1)
     format: Literal["parquet", "arrow", "csv", "jsonl"] | None = None
@@ -29,10 +29,13 @@ class _Data(_Section):
 
 
 class _Allow(_Section):
-    """What a job may use besides what incr brings along; disk: gigabytes that may be kept here.
+    """Permissions of a job beyond the parts of incr.
 
-    ids: columns, as a job calls them, whose ids may be told, as hashes, with how often each occurs.
-    encoders: pretrained transformers of texts, by the name that a job has for each: its folder on this machine.
+    Attributes:
+        modules: Modules whose code a job may name.
+        ids: Columns, by their names in a job, whose ids may be sent to the server, as hashes with counts.
+        encoders: Pretrained transformers of texts: the name in a job -> the folder on this machine.
+        disk: Gigabytes that the client may store here.
     """
 
     modules: list[str] = []
@@ -42,23 +45,32 @@ class _Allow(_Section):
 
 
 class _Privacy(ClientPrivacy):
-    """What a server may hear; min_rows: nothing that is over fewer rows. With an epsilon, the rest is hidden too."""
+    """Limits on the data that a server receives.
+
+    Attributes:
+        min_rows: The server receives nothing about fewer rows. With an epsilon, noise hides the rest.
+    """
 
     min_rows: int = Field(10, ge=1)
 
 
 class ClientFile(_Section):
-    """A client's file, as its owner has written it.
+    """The file of a client, as its owner has written it.
 
-    name: what the server knows the owner by. state: the folder of all that is kept here, beside the file unless
-    absolute. columns: what a job calls a column -> what it is called in the data; columns that are not among these are
-    not there for any job.
+    Attributes:
+        name: The owner's name at the server.
+        state: Folder of the client's stored data, relative to the file unless absolute.
+        data: The place and format of the rows.
+        columns: Name of a column in a job -> its name in the data. No job can read other columns.
+        allow: Permissions of jobs.
+        privacy: Limits on the data that a server receives.
 
-    >>> file = ClientFile.from_document({
-    ...     "name": "north", "data": {"path": "visits.csv"}, "columns": {"age": "patient_age", "ill": "ill"}
-    ... }, root="/srv/north")
-    >>> file.path, str(file.folder), file.columns["age"]
-    ('/srv/north/visits.csv', '/srv/north/north-state', 'patient_age')
+    Example:
+        >>> file = ClientFile.from_document({
+        ...     "name": "north", "data": {"path": "visits.csv"}, "columns": {"age": "patient_age", "ill": "ill"}
+        ... }, root="/srv/north")
+        >>> file.path, str(file.folder), file.columns["age"]
+        ('/srv/north/visits.csv', '/srv/north/north-state', 'patient_age')
     """
 
     name: str
@@ -91,7 +103,11 @@ class ClientFile(_Section):
 
     @classmethod
     def read(cls, path: str | Path) -> Self:
-        """Read a client's file. Raises JobError naming the key."""
+        """Read a client's file.
+
+        Raises:
+            JobError: The file cannot be read, or a key is invalid.
+        """
         path = Path(path).expanduser().absolute()
         try:
             document = tomllib.loads(path.read_text())
@@ -103,7 +119,11 @@ class ClientFile(_Section):
 
     @classmethod
     def from_document(cls, document: dict[str, Any], root: str | Path, place: str = "client") -> Self:
-        """Validate what a file says; paths are relative to `root`. Raises JobError."""
+        """Validate the content of a client's file. Paths are relative to `root`.
+
+        Raises:
+            JobError: A key is invalid.
+        """
         try:
             found = cls.model_validate(document)
         except ValidationError as error:
@@ -118,16 +138,16 @@ class ClientFile(_Section):
 
     @property
     def path(self) -> str:
-        """Where the data lies: an address, or a path from the root of this machine."""
+        """The place of the data: an address, or an absolute path."""
         path = self.data.path
         return path if "://" in path else str(Path(self._root, Path(path).expanduser()))
 
     @property
     def folder(self) -> Path:
-        """The folder of all that is kept here."""
+        """Folder of the client's stored data."""
         return Path(self._root, Path(self.state or f"{self.name}-state").expanduser())
 
     @property
     def disk(self) -> int:
-        """How many bytes may be kept here."""
+        """Maximum number of bytes that the client may store."""
         return int(self.allow.disk * 1e9)

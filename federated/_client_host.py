@@ -1,6 +1,7 @@
-"""The host of a client: on a table that many share, in simulation, or with its owner. Both run the same app.
+"""The host of a client: on a common table in simulation, or with its owner. Both run the same app.
 
-A host has the client's participant, keeps its state from message to message, and decides what the server hears of rows.
+A host has the client's participant, keeps its state from message to message, and decides what the server learns about
+rows.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ from incr_core.update import Update
 __all__ = ["KEPT", "ClientHost", "SimulatedHost"]
 
 KEPT = "(kept by its owner)"
-"""In place of what rows hold."""
+"""Replaces values of rows."""
 
 
 class ClientHost(ABC):
-    """The host of one client, for the time of one message."""
+    """The host of one client, for the duration of one message."""
 
     @property
     @abstractmethod
@@ -39,138 +40,138 @@ class ClientHost(ABC):
 
     @abstractmethod
     def hello(self) -> dict[str, Any]:
-        """Who the client is."""
+        """Return the identity of the client."""
 
     @abstractmethod
     def open(self, order: ConfigRecord) -> Participant:
-        """Become the client that is ordered: fresh, or as it was."""
+        """Become the client of the order: new, or with the state of a version."""
 
     @abstractmethod
     def participant(self, order: ConfigRecord) -> Participant:
-        """The client's participant, as its last message has left it."""
+        """Return the client's participant in the state after its last message."""
 
     @abstractmethod
     def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
-        """What the server hears of an increment."""
+        """Return the data about an increment that the server receives."""
 
     @abstractmethod
     def save(self, order: ConfigRecord, participant: Participant) -> None:
-        """Keep the state for a version."""
+        """Save the state for a version."""
 
     @abstractmethod
     def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
-        """A message is answered; returns what the server is told of it besides. changed: whether the client has."""
+        """Finish a message, and return further data for the server. changed: whether the client's state has changed."""
 
     @property
     def promise(self) -> Promise | None:
-        """What hides what is worked out of rows here, where something does."""
+        """The promise that hides results computed from rows; None without one."""
         return None
 
     def receive(self, participant: Participant, number: int | None) -> Arrival | None:
-        """The next increment; None where there is none, or none that may be learned."""
+        """Return the next increment; None if there is none, or none that may be learned."""
         return participant.receive(number)
 
     def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> Update:
-        """A round over the increment at hand."""
+        """Learn a round of the current increment."""
         return participant.learn(anchor, first)
 
     def learned(self, participant: Participant) -> None:  # noqa: B027
-        """The rows of the increment at hand are in the model."""
+        """The rows of the current increment are in the model."""
 
     def skipped(self, rows: Tensor) -> None:  # noqa: B027
-        """Rows of the increment at hand were let go, unlearned."""
+        """Rows of the current increment were discarded without being learned."""
 
     def holds(self, participant: Participant) -> bool:
-        """Whether there is what it has not told, and will not before there is more."""
+        """Return whether the client has unreported data that it reports only when there is more."""
         return False
 
     def holds_back(self, participant: Participant) -> bool:
-        """Whether rows are left that wait for the next increment, as they are held back of this one."""
+        """Return whether rows of this increment are held back for the next one."""
         at_hand = participant.increment
         return at_hand is not None and at_hand.held is not None
 
     def check_learns(self, participant: Participant) -> None:  # noqa: B027
-        """An error where the rows at hand may not be learned, or let go."""
+        """Raise an error if the current rows may not be learned or discarded."""
 
     def consolidates(self, participant: Participant) -> bool:
-        """Whether strategies may consolidate now."""
+        """Return whether strategies may consolidate now."""
         return True
 
     def judged(self, sums: Tensor) -> Tensor:
-        """Of a comparison with the champion, sums (5,) over rows of the past, what may be told."""
+        """Return the sums (5,) of a comparison with the champion on past rows that the server may receive."""
         hidden = self.promise is not None and not self.promise.wanted.metrics
         return torch.zeros_like(sums) if hidden else sums
 
     def compared(self, comparison: Comparison) -> Comparison:
-        """Of a comparison with the champion on rows held back, what may be told."""
+        """Return the comparison with the champion on held-back rows that the server may receive."""
         hidden = self.promise is not None and not self.promise.wanted.metrics
         return Comparison() if hidden else comparison
 
     def rows(self, told: Tensor) -> Tensor:
-        """The ids of rows of the history that the server asks for; none where what is learned of rows has its price."""
+        """Return the ids of the history rows that may be learned; none under a promise, which counts each use."""
         return told if self.promise is None else told[:0]
 
     def cursor(self, participant: Participant) -> str:
-        """The client's place in its stream, where all have one place: as JSON."""
+        """Return the client's place in the stream as JSON, if all clients share one place."""
         return ""
 
     def fragments(self, order: ConfigRecord, participant: Participant) -> list[str]:
-        """The fragments of its stream that the server has not heard of, where all have one stream."""
+        """Return the fragments of the stream that the server does not know yet, if all clients share one stream."""
         return []
 
     def agrees(self, orders: Orders) -> Orders:
-        """Orders that a client here follows."""
+        """Return the orders that a client here follows."""
         return orders
 
     def coming(self, participant: Participant) -> dict[str, Any] | None:
-        """When the client's next increment ends, where it has a clock of its own; None where all have one."""
+        """Return the end of the client's next increment, if it has a separate clock; None if all share one."""
         return None
 
     def failure(self, error: Exception) -> RecordDict:
-        """What the server hears of a failure."""
+        """Return the report of a failure to the server."""
         return failure(self.name, error)
 
 
 class SimulatedHost(ClientHost):
-    """The host of a simulated client, whose stream is its part of a table that all see. The server tells it all."""
+    """The host of a simulated client, whose stream is its part of a common table. Its data is chosen by the server."""
 
     def __init__(self, context: Context) -> None:
         self._context = context
 
     @property
     def name(self) -> str:
-        """The client's name; its node's number before it has one."""
+        """The client's name, or its node's number before it has one."""
         return residents.name_of(self._context)
 
     @property
     def promise(self) -> Promise | None:
-        """As the job says (`federated.client_privacy`)."""
+        """The promise of the job (`federated.client_privacy`)."""
         return residents.promise_of(self._context)
 
     def hello(self) -> dict[str, Any]:
-        """Which partition this node was given: it decides which client it is."""
+        """Return the partition number of this node, which decides its client."""
         return {"partition-id": int(str(self._context.node_config.get("partition-id", -1)))}
 
     def open(self, order: ConfigRecord) -> Participant:
-        """The participant, made anew, as it was at a version, or at a place in the stream."""
+        """Return a new participant with the state of a version, or at a place in the stream."""
         job, client, folder = (str(order[key]) for key in ("job", "client", "folder"))
         participant = residents.make_resident(self._context, job, client, folder, bool(order["travels"]))
         beside: Mapping[str, Any] = {}
         if "version" in order:
             beside, _ = participant.load(residents.state_place(order))
         elif "cursor" in order:
-            # New in a run that goes on: nothing to take back, but the stream begins where the others are in it.
+            # A new client in a resumed run has no state to restore. Its stream begins at the place of the others.
             participant.begin_at(json.loads(str(order["cursor"])))
         if self.promise is not None:
             self.promise.budget.go_back(beside.get("budget", ()))
         return participant
 
     def participant(self, order: ConfigRecord) -> Participant:
-        """The resident."""
+        """Return the resident participant."""
         return residents.resident_of(self._context)
 
     def receive(self, participant: Participant, number: int | None) -> Arrival | None:
-        """All clients stay at one place of the stream: one whose budget is spent goes on, and offers no rows."""
+        """Return the next increment. A client whose budget is spent advances with the others and offers no rows."""
         promise = self.promise
         if promise is None:
             return participant.receive(number)
@@ -183,7 +184,7 @@ class SimulatedHost(ClientHost):
         return arrival
 
     def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> Update:
-        """Hidden, where that is promised."""
+        """Learn a round, hidden by noise under a promise."""
         promise = self.promise
         if promise is None:
             return participant.learn(anchor, first)
@@ -192,7 +193,7 @@ class SimulatedHost(ClientHost):
         return update
 
     def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
-        """The arrival as nested state; refused rows are told with place and reason, without their values."""
+        """Return the arrival as nested state. Refused rows have their place and reason, without values."""
         document: dict[str, Any] = {entry.name: getattr(arrival, entry.name) for entry in fields(arrival)}
         told = {
             **document,
@@ -200,26 +201,26 @@ class SimulatedHost(ClientHost):
             "sliced": {name: [rows, thinned(sums)] for name, (rows, sums) in arrival.sliced.items()},
             "tick": asdict(arrival.tick),
             "bad": [asdict(bad) | {"value": KEPT} for bad in arrival.bad],
-            # What a fault quotes of the data stands in brackets.
+            # The reason of a fault quotes data in brackets.
             "bad_files": [asdict(bad) | {"reason": re.sub(r"\(.*\)", KEPT, bad.reason)} for bad in arrival.bad_files],
         }
         return told if self.promise is None else self.promise.hidden(told)
 
     def cursor(self, participant: Participant) -> str:
-        """Where new clients are to begin."""
+        """Return the place at which new clients begin."""
         return json.dumps(participant.cursor)
 
     def fragments(self, order: ConfigRecord, participant: Participant) -> list[str]:
-        """Those behind the ones that are known."""
+        """Return the fragments after the known ones."""
         return list(participant.stream.fragments[int(str(order["fragments"])) :])
 
     def save(self, order: ConfigRecord, participant: Participant) -> None:
-        """In the folder that is ordered."""
+        """Save the state in the folder of the order."""
         promise = self.promise
         beside = None if promise is None else {"budget": promise.budget.lines}
         participant.save(residents.state_place(order), beside)
 
     def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
-        """One generation on."""
+        """Advance the generation by one."""
         residents.answered(self._context, participant)
         return {} if self.promise is None else self.promise.told()

@@ -1,4 +1,4 @@
-"""Who the clients of a job are: their names, their order, and which rows each owns."""
+"""The clients of a job: their names, their order, and their rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ __all__ = ["clients_of", "joined"]
 
 
 def clients_of(job: Job) -> list[Client]:
-    """The clients that `federated.clients` asks for, in the order of their shares in every sum.
+    """Return the clients that `federated.clients` defines, in the order of their shares in every sum.
 
-    "COLUMN": one client for each of its values. "hash:COLUMN:N": N clients, each with the values that hash to it.
-    "blocks:N": N clients that are dealt equal shares of a common stream, in blocks of at most batch_size rows. And
-    those whose rows are drawn (`PARTITIONERS`): "dirichlet:N:ALPHA". "list:FILE": those that a file lists (`deal`).
+    "COLUMN" makes one client for each value. "hash:COLUMN:N" makes N clients, each with the values that hash to it.
+    "blocks:N" makes N clients with equal shares of a common stream, in blocks of at most batch_size rows.
+    `PARTITIONERS` draw rows, such as "dirichlet:N:ALPHA". "list:FILE" takes the clients of a file (`deal`).
 
-    Raises JobError where it asks for something else, or for no client at all.
+    Raises:
+        JobError: `federated.clients` has another form, or defines no client.
     """
     kind, *arguments = job.federated.clients.split(":")
     match kind, arguments:
@@ -59,12 +60,13 @@ def clients_of(job: Job) -> list[Client]:
 
 
 def joined(known: Sequence[Client], found: Sequence[Client]) -> list[Client]:
-    """The clients of a run that goes on: those it knows keep their numbers, new ones come after them.
+    """Return the clients of a resumed run: known ones keep their numbers, and new ones follow.
 
-    >>> known = [Client("c=a", 0, ByColumn("c", "a")), Client("c=m", 1, ByColumn("c", "m"))]
-    >>> found = [known[0], Client("c=b", 1, ByColumn("c", "b")), Client("c=m", 2, ByColumn("c", "m"))]
-    >>> [(client.name, client.index) for client in joined(known, found)]
-    [('c=a', 0), ('c=m', 1), ('c=b', 2)]
+    Example:
+        >>> known = [Client("c=a", 0, ByColumn("c", "a")), Client("c=m", 1, ByColumn("c", "m"))]
+        >>> found = [known[0], Client("c=b", 1, ByColumn("c", "b")), Client("c=m", 2, ByColumn("c", "m"))]
+        >>> [(client.name, client.index) for client in joined(known, found)]
+        [('c=a', 0), ('c=m', 1), ('c=b', 2)]
     """
     latest = {client.name: client for client in found}
     names = {client.name for client in known}

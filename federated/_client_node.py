@@ -1,4 +1,4 @@
-"""`incr client`: an owner's client on a SuperLink, in one process that stays until it is asked to stop."""
+"""`incr client`: an owner's client on a SuperLink, in one process that runs until it is stopped."""
 
 from __future__ import annotations
 
@@ -27,21 +27,29 @@ AGAIN = 3.0
 """Seconds before a SuperLink that does not answer is tried again."""
 
 HELD = 30.0
-"""Seconds for which a SuperLink may hold a node's place that has died: until then it lets none in with the same key."""
+"""Seconds for which a SuperLink may reserve the place of a dead node. Until then it refuses a node with the same key.
+"""
 
 
 def serve(file: str, address: str, certificates: str | None = None, key: str | None = None) -> None:
-    """Serve the owner that the client's file tells of, on the SuperLink at `address`, until asked to stop.
+    """Serve the owner of a client's file on the SuperLink at `address`, until asked to stop.
 
-    certificates: a file with those that the SuperLink's is signed by; None: no TLS. key: the file of the private key
-    that is registered there. A SuperLink that is not there, or goes away, is tried again; EngineError where it turns
-    the client away.
+    A SuperLink that is absent or disappears is tried again.
+
+    Args:
+        file: The client's file.
+        address: "HOST:PORT" of the SuperLink.
+        certificates: File with the certificates that signed the SuperLink's. None: no TLS.
+        key: File of the private key that is registered there.
+
+    Raises:
+        EngineError: The SuperLink refuses the client.
     """
     place = str(Path(file).expanduser().absolute())
     trusted = certificate(certificates, "--certificates")
     keys = None if key is None else node_key(key)
     owner, stop, away = Owner.of(place), threading.Event(), ""
-    turned: float | None = None  # since when it is turned away
+    turned: float | None = None  # since when it is refused
     try:
         with _stopped_by_signals(stop):
             while not stop.is_set():
@@ -64,12 +72,13 @@ def serve(file: str, address: str, certificates: str | None = None, key: str | N
 
 
 def described(file: str) -> str:
-    """The runs that an owner has taken part in, a line each.
+    """Return the runs in which an owner took part, a line each.
 
-    >>> described("/nowhere/client.toml")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: /nowhere/client.toml: expected a client's file, got: No such file or directory
+    Example:
+        >>> described("/nowhere/client.toml")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: /nowhere/client.toml: expected a client's file, got: No such file or directory
     """
     lines = [
         f"run {one['run']} ({shown(one['job'])}): {one['learned']:,} rows learned, {one['duplicate']:,} duplicates, "
@@ -81,7 +90,10 @@ def described(file: str) -> str:
 
 @contextmanager
 def _stopped_by_signals(stop: threading.Event) -> Iterator[None]:
-    """Inside, SIGINT and SIGTERM let the message at hand be answered; the second time, they end the process."""
+    """Within the context, the first SIGINT or SIGTERM lets the current message be answered.
+
+    The second ends the process.
+    """
 
     def ask(number: int, frame: object) -> None:
         if stop.is_set():
@@ -105,7 +117,7 @@ def answer_all(node: OwnerNode, file: str, stop: threading.Event) -> None:
 
 
 def _answer(message: Message, node: OwnerNode, file: str) -> Message:
-    """What the app says; it alone, whatever app the server has sent."""
+    """Return the answer of the app of incr, whatever app the server has sent."""
     context = Context(message.metadata.run_id, node.node.node_id, {CLIENT: file}, RecordDict(), {})
     try:
         return app(message, context)

@@ -1,7 +1,7 @@
-"""A client that keeps a promise: what it answers is hidden in noise, for as long as its budget lasts.
+"""Differential privacy at a client: noise hides its answers, until its budget is spent.
 
 unit = "rows", "row"    each row by DP-SGD, in every step: a pass over an increment is one step of the account
-unit = "client"         all rows together: how far an update moves the weights is clipped, and noise is added
+unit = "client"         all rows together: the update's change of the weights is clipped, and noise is added
 """
 
 from __future__ import annotations
@@ -28,31 +28,39 @@ from incr_core.update import Update
 __all__ = ["Promise", "Spent"]
 
 DEPENDS = ("learner", "personal", "increment", "unconsolidated")
-"""Of a participant's state, what its next update depends on."""
+"""The parts of a participant's state on which its next update depends."""
 
 
 class Spent(EngineError):
-    """There is not enough left of a budget for what is asked."""
+    """The remaining budget is too small for the order."""
 
 
 class Promise:
-    """What one client hides.
+    """The promise of one client to hide its rows.
 
-    wanted: the promise. budget: its account. secret: of which the noise is drawn. run: in which it learns.
+    Args:
+        wanted: The terms of the promise.
+        budget: Its account.
+        secret: The secret from which the noise is drawn.
+        run: The run in which the client learns.
     """
 
     def __init__(self, wanted: ClientPrivacy, budget: PrivacyBudget, secret: bytes, run: str) -> None:
         self.wanted, self.budget = wanted, budget
         self._secret, self._run = secret, run
-        self.spent = False  # whether what comes next cannot be paid
+        self.spent = False  # whether the next increment cannot be paid
 
     def check(self, participant: Participant) -> None:
-        """Have its learner hide each row, where that is the promise. ArgumentError where it cannot be kept."""
+        """Have the learner hide each row if the promise is about rows.
+
+        Raises:
+            ArgumentError: The promise cannot be kept.
+        """
         learner = participant.learner
         sums = [name for name, rule in learner.rules().items() if rule == "sum" and learner.weights()[name].numel()]
         if learner.typical is None and sums:
             raise ArgumentError(
-                "features.ranges: expected a range of every numeric column, since a private client tells no sums over "
+                "features.ranges: expected a range of every numeric column, since a private client sends no sums over "
                 f"its rows to normalise by ({sums[0]}), got none; say what the least and the greatest number of each is"
             )
         if self.wanted.unit != "client":
@@ -76,7 +84,7 @@ class Promise:
                 if isinstance(one, Strategy) and not one.off and (one.traits.shared or one.traits.remakes)
             ]
             raise ArgumentError(
-                f"strategy {', '.join(names)}: expected strategies that tell nothing beside the update; leave it out"
+                f"strategy {', '.join(names)}: expected strategies that send nothing beside the update; leave it out"
             )
         if averages := [name for name, rule in learner.rules().items() if rule == "average"]:
             raise ArgumentError(
@@ -85,7 +93,7 @@ class Promise:
             )
 
     def affords(self, participant: Participant, generation: int | None = None) -> bool:
-        """Whether it could learn the next increment, once. generation: see `PrivacyBudget.affords`."""
+        """Return whether the budget pays for learning the next increment. generation: see `PrivacyBudget.affords`."""
         coming = participant.ahead()
         if coming is None:
             return True
@@ -94,9 +102,12 @@ class Promise:
         return self.budget.affords(times, self._rows(participant, ids), run=self._run, generation=generation)
 
     def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool, generation: int) -> Update:
-        """What `Participant.learn` does, hidden; nothing in later rounds once the budget is spent.
+        """Learn as `Participant.learn` does, with noise.
 
-        Raises Spent where it is before the first: the rows stay as they are.
+        In later rounds, an update without rows when the budget is spent.
+
+        Raises:
+            Spent: The budget is spent before the first round. The rows stay as they are.
         """
         assert participant.increment is not None
         ids = participant.increment.labelled.row_ids
@@ -129,17 +140,17 @@ class Promise:
         return hidden
 
     def hidden(self, document: dict[str, Any]) -> dict[str, Any]:
-        """What may be told of an increment: counts of rows; sums for metrics where the owner says so."""
+        """Return the data about an increment that the server may receive: counts, and sums for metrics if allowed."""
         if self.wanted.metrics:
             return document
         return {**document, "statistics": {}, "sliced": {}, "scored": 0, "probed": [], "tasks": []}
 
     def told(self) -> dict[str, Any]:
-        """What is told of the account with every answer."""
+        """Return the state of the account, which is sent with every answer."""
         return {"epsilon": self.budget.epsilon(), "limit": self.budget.limit, "spent": self.spent}
 
     def _times(self, rows: int, passes: int) -> int:
-        """How many steps of the account it is to learn so many rows."""
+        """Return the number of steps of the account for learning these rows."""
         return 0 if not rows else passes if self.wanted.unit != "client" else 1
 
     @staticmethod
@@ -148,12 +159,12 @@ class Promise:
         return {names[number]: pairs for number, pairs in ranges(ids).items()}
 
     def _question(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> str:
-        """A hash of all that the answer depends on: noise that is drawn of it is on no other answer."""
+        """Return a hash of all that the answer depends on, so that each noise is used for one answer only."""
         state = participant.state_dict(whole=True)
         depends = {key: state[key] for key in DEPENDS if key in state}
         tensors, structure = packing.pack(_in_one_order({"state": depends, "anchor": anchor, "first": first}))
-        # By the secret too: with another one, an answer that was paid for would be given again in other noise.
-        # By what is promised: the same normal numbers in two sizes would tell the update without any noise.
+        # The secret is included: with another secret, an answer that was paid for would be repeated with other noise.
+        # The promise is included: the same normal numbers in two sizes would reveal the update without noise.
         promised = [self._run, self.wanted.unit, self.wanted.noise, self.wanted.clip]
         text = json.dumps([*promised, structure], sort_keys=True)
         found = hmac.new(self._secret, text.encode(), hashlib.sha256)
@@ -163,10 +174,11 @@ class Promise:
 
 
 def _in_one_order(node: Any) -> Any:
-    """Nested state whose entries come by their names: read from a disk, they come in another order.
+    """Return nested state with entries sorted by name. State that was read from a disk has another order.
 
-    >>> _in_one_order({"b": [{"d": 1, "c": 2}], "a": 3})
-    {'a': 3, 'b': [{'c': 2, 'd': 1}]}
+    Example:
+        >>> _in_one_order({"b": [{"d": 1, "c": 2}], "a": 3})
+        {'a': 3, 'b': [{'c': 2, 'd': 1}]}
     """
     if isinstance(node, Mapping):
         return {key: _in_one_order(node[key]) for key in sorted(node, key=str)}

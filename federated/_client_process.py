@@ -1,4 +1,4 @@
-"""A worker: one process in which several clients of a `RayGrid` live, each with its own context."""
+"""A worker: one process with several clients of a `RayGrid`, each with its own context."""
 
 from __future__ import annotations
 
@@ -18,9 +18,13 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Answer messages with a ClientApp, each in the context of the node it is for.
+    """Answers messages with a ClientApp, each in the context of its node.
 
-    nodes: the node ids of all clients of the grid, in the order of their partitions.
+    Args:
+        app: The ClientApp.
+        run: Number of the run.
+        nodes: Node ids of all clients of the grid, in the order of their partitions.
+        config: Run config of the clients.
     """
 
     def __init__(self, app: ClientApp, run: int, nodes: list[int], config: dict[str, Any]) -> None:
@@ -31,11 +35,11 @@ class Worker:
         self._contexts: dict[int, Context] = {}
 
     def place(self) -> tuple[str, int]:
-        """The machine and the process that the worker is."""
+        """Return the machine and the process of the worker."""
         return socket.gethostname(), os.getpid()
 
     def answer(self, envelopes: list[Envelope], shared: dict[int, Any]) -> list[Message]:
-        """One reply for each message; an exception becomes an error reply, as everywhere in Flower."""
+        """Return one reply for each message. An exception becomes an error reply, as elsewhere in Flower."""
         messages = [unwrap(envelope, shared) for envelope in envelopes]
         if not isinstance(self._app, BatchedApp):
             return [self._answer(message) for message in messages]

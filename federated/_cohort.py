@@ -1,4 +1,4 @@
-"""The clients as a server sees them: it holds the anchor and merges what they contribute, without rows or a model."""
+"""The clients as the server sees them: the server has the anchor and merges contributions, without rows or a model."""
 
 from __future__ import annotations
 
@@ -23,9 +23,15 @@ __all__ = ["ClientCohort", "Terms", "updates_of"]
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """On what terms clients merge: the rules of weights and of what strategies share, if they share anything.
+    """The terms on which clients merge.
 
-    consolidates: strategies do so after each increment; spans: over several, when told to. remakes: it changes weights.
+    Attributes:
+        rules: Merge rule of each weight.
+        shared_rules: Merge rule of each tensor that strategies share.
+        consolidates: Whether strategies consolidate after each increment.
+        spans: Whether they consolidate on order, over several increments.
+        shares: Whether strategies share state.
+        remakes: Whether consolidation changes weights.
     """
 
     rules: dict[str, str]
@@ -37,20 +43,26 @@ class Terms:
 
     @classmethod
     def of(cls, described: Mapping[str, Any]) -> Terms:
-        """Those that a client has told."""
+        """Return the terms that a client has described."""
         return cls(**{field.name: described[field.name] for field in fields(cls)})
 
 
 class ClientCohort:
     """The `Cohort` of all clients, seen from the server.
 
-    roster: who the clients are. outer: the outer step, which the server takes for all. aggregation: what makes one set
-    of weights of their updates. max_share: what one of them may weigh in that at most, where it is a mean by rows.
-    strategies: those of the job, which derive weights from what clients share here, since no client has to be believed.
-    weights: the anchor, what all stand at; and, as they were at first, those that are each client's own (personal).
-    shared: the strategy state that was merged last.
-    unconsolidated: client -> rows it learned since it consolidated; those are who consolidates next.
-    contributions: what each client has contributed to the increment at hand. learners: who has in the round at hand.
+    Args:
+        roster: The clients.
+        outer: The outer step, which the server takes for all.
+        aggregation: Merges the clients' updates.
+        max_share: Maximum weight of one client in a mean by rows.
+        strategies: Those of the job. They derive weights here from shared state, so that no client has to be trusted.
+
+    Attributes:
+        weights: The anchor, and the initial values of the weights that each client keeps private (personal).
+        shared: The strategy state of the last merge.
+        unconsolidated: Client -> rows that it has learned since its last consolidation.
+        contributions: Contribution of each client to the current increment.
+        learners: Clients that have learned in the current round.
     """
 
     def __init__(
@@ -75,7 +87,7 @@ class ClientCohort:
 
     @property
     def rules(self) -> Mapping[str, str]:
-        """How each of the weights merges."""
+        """Merge rule of each weight."""
         return self.terms.rules
 
     @property
@@ -84,7 +96,7 @@ class ClientCohort:
         return self.terms.remakes
 
     def absorb(self, observed: Mapping[str, Tensor]) -> None:
-        """Add the statistics of rows about to be learned to the running ones."""
+        """Add the statistics of rows that will be learned to the running ones."""
         tables = kept_in_id_tables(self.weights) if any(map(is_id_count, observed)) else []
         weights = [name.replace(".keys", ".weight") for name in tables if name.endswith(".keys")]
         added = [name for name in observed if not is_id_count(name)]
@@ -95,18 +107,18 @@ class ClientCohort:
                 self.weights[name] += value
 
     def retract(self, observed: Mapping[str, Tensor]) -> None:
-        """Take back the statistics of rows that were not learned after all."""
+        """Subtract the statistics of rows that were not learned."""
         self.absorb({name: retracted(value) if is_id_count(name) else -value for name, value in observed.items()})
 
     def anchor(self) -> Weights:
-        """The weights all stand at; clients learn on copies of their own."""
+        """Return the common weights. Clients learn on copies."""
         return {name: value for name, value in self.weights.items() if name not in self.personal}
 
     def merge(self, updates: Sequence[Update], anchor: Weights, *, exactly: bool = False) -> tuple[Weights, int]:
-        """The aggregate of all clients' updates, and their rows."""
+        """Return the aggregate of all clients' updates, and their number of rows."""
         weighed = updates if self.max_share is None else capped(updates, self.max_share)
         merged = self.aggregation.merge(weighed, anchor, self.rules)
-        # Which id has which row is derived here, and no client has to be believed.
+        # The assignment of ids to rows is derived here, so that no client has to be trusted.
         merged = {**merged, **{name: anchor[name] for name in kept_in_id_tables(anchor)}}
         if not exactly:
             shares = self.aggregation.shares(weighed)
@@ -114,17 +126,20 @@ class ClientCohort:
         return merged, sum(update.num_rows for update in updates) or int(self.aggregation.moves_alone)
 
     def adopt(self, weights: Weights) -> None:
-        """What clients begin their next message with; cloned, as a lone update is on loan from the grid."""
+        """Set the weights with which clients begin their next message.
+
+        They are cloned: a single update is memory of the grid.
+        """
         self.weights = {
             name: weights[name].clone() if name in weights else value for name, value in self.weights.items()
         }
 
     def consolidate(self) -> Consolidated:
-        """Let the clients that have learned since they consolidated do so again."""
+        """Have the clients consolidate that have learned since their last consolidation."""
         learned, self.unconsolidated = self.unconsolidated, {}
         answers = self.roster.ask("train.consolidate", sorted(learned), anchor=self.anchor())
         rows = [learned.pop(client) for client in answers]
-        self.unconsolidated = learned  # of those who were lost
+        self.unconsolidated = learned  # of clients that were lost
         states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers.values()]
         updates = [
             Update(unpack(answer.array_records["weights"], copy=False), count)
@@ -134,11 +149,11 @@ class ClientCohort:
         return Consolidated(rows, states, updates)
 
     def merge_shared(self, made: Consolidated) -> None:
-        """Merge what their strategies share; they are told with their next message."""
+        """Merge the state that strategies share. Clients receive it with their next message."""
         if not (self.terms.shares and made.states):
             return
         rules = self.terms.shared_rules
-        if len(self.roster.names) == 1:  # a + (v - a) would often be the number beside v
+        if len(self.roster.names) == 1:  # a + (v - a) may differ from v in the last bit
             self.shared = {name: value.clone() for name, value in made.states[0].items()}
         else:
             rows = made.rows if self.max_share is None else capped_rows(made.rows, self.max_share)
@@ -146,13 +161,13 @@ class ClientCohort:
 
     @torch.no_grad()
     def derive(self) -> None:
-        """Let the strategies derive weights from what was merged; clients are told of both with their next message."""
+        """Let the strategies derive weights from the merged state. Clients receive both with their next message."""
         weights, shared = derived(self.strategies, self.weights, self.shared)
         self.weights, self.shared = {**self.weights, **weights}, {**self.shared, **shared}
 
 
 def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:
-    """The updates that clients answered."""
+    """Return the updates in the clients' answers."""
     updates = []
     for answer in answers.values():
         document = told(answer)

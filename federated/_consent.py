@@ -1,7 +1,7 @@
-"""What an owner agrees to: a server's job, read as data, and made the job of a client that owns its rows.
+"""Consent of an owner: a server's job, read as data and converted to a job on the owner's rows.
 
-A job may name what incr brings along. Of everything else (code, columns, paths) an owner's file says what there is;
-what it does not say is refused, by name.
+A job may name the parts of incr. An owner's file defines everything else (code, columns, paths). A job that names more
+is refused, and the message lists the names.
 """
 
 from __future__ import annotations
@@ -18,27 +18,27 @@ from incr_core.job import Job, names_code
 __all__ = ["SECTIONS", "Declined", "agreed", "offered"]
 
 SECTIONS = ("name", "stream", "features", "model", "learner", "strategy", "drift", "review")
-"""What of its job a server tells its clients."""
+"""Sections of its job that a server sends to clients."""
 
 STREAM = ("every", "order", "predict_at", "label_at", "warm_start", "max_leap", "key", "key_window", "time_zone")
-"""What of the stream a job decides; the rest is the owner's."""
+"""Keys of the stream that a job decides. The owner decides the others."""
 
 PUBLISH = ("gate", "reference", "holdout")
-"""What of publishing is done at a client: it keeps rows to judge versions on."""
+"""Keys of publishing that apply at a client: it keeps rows on which versions are judged."""
 
 GROUPS = ("adaptations", "memories", "models", "objectives", "optimizers", "prepares", "schedules", "strategies")
-"""Of plugins that a client's job may name."""
+"""Groups of plugins that a client's job may name."""
 
 OURS = ("incr_core", "cluster", "federated")
-"""Packages whose plugins are what incr brings along."""
+"""Packages whose plugins belong to incr."""
 
 
 class Declined(JobError):
-    """A job that an owner does not agree to, in words that tell nothing but what the server has asked for."""
+    """An owner does not agree to a job. The message contains nothing beyond the server's own request."""
 
 
 def offered(job: Job) -> str:
-    """What a server tells of its job: neither paths nor engines."""
+    """Return the part of a job that a server sends: neither paths nor engines."""
     document = job.document()
     told = {name: document[name] for name in SECTIONS if name in document}
     told["stream"] = {key: value for key, value in document["stream"].items() if key in STREAM}
@@ -48,15 +48,19 @@ def offered(job: Job) -> str:
 
 
 def agreed(file: ClientFile, told: str) -> Job:
-    """The job of a client with this file. Raises Declined, naming everything that it does not agree to.
+    """Return the job of a client with this file.
 
-    >>> file = ClientFile.from_document({"name": "north", "data": {"path": "a.csv"}, "columns": ["age"]}, ".")
-    >>> job = {"stream": {}, "features": {"label": "ill", "numeric": ["age"]}, "learner": {"objective": "own:Loss"}}
-    >>> agreed(file, json.dumps(job))
-    Traceback (most recent call last):
-    ...
-    federated._consent.Declined: client north: expected a job that its file allows, got one that asks for the
-    column ill; the code own:Loss (allow.modules); change the job, or ask the owner
+    Raises:
+        Declined: The owner does not agree. The message names every reason.
+
+    Example:
+        >>> file = ClientFile.from_document({"name": "north", "data": {"path": "a.csv"}, "columns": ["age"]}, ".")
+        >>> job = {"stream": {}, "features": {"label": "ill", "numeric": ["age"]}, "learner": {"objective": "own:Loss"}}
+        >>> agreed(file, json.dumps(job))
+        Traceback (most recent call last):
+        ...
+        federated._consent.Declined: client north: expected a job that its file allows, got one that asks for the
+        column ill; the code own:Loss (allow.modules); change the job, or ask the owner
     """
     try:
         document = json.loads(told)
@@ -91,7 +95,7 @@ def agreed(file: ClientFile, told: str) -> Job:
 
 
 def _columns(document: Mapping[str, Any]) -> Iterator[str]:
-    """All columns that a job names."""
+    """Yield all columns that a job names."""
     stream, features = document["stream"], document["features"]
     named: list[Any] = [stream.get("predict_at"), stream.get("label_at"), stream.get("key")]
     keys = ("label", "numeric", "categorical", "text", "date", "ids", "item", "weight", "task", "slices")
@@ -105,7 +109,7 @@ def _columns(document: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _code(document: Mapping[str, Any]) -> Iterator[str]:
-    """What a job names that incr does not bring along: "module:name", whatever key says so, and plugins."""
+    """Yield the code that a job names outside of incr: "module:name" under any key, and plugins."""
     plugins: dict[str, list[str]] = {}
     for group in GROUPS:
         for entry in entry_points(group=f"incr.{group}"):
@@ -115,7 +119,11 @@ def _code(document: Mapping[str, Any]) -> Iterator[str]:
         for text in _texts(document.get(section)):
             if names_code(text):
                 yield text
-            for name in {text, text.lower(), text.lower().removesuffix("lr")}:  # as optimisers and schedules are found
+            for name in {
+                text,
+                text.lower(),
+                text.lower().removesuffix("lr"),
+            }:  # as names of optimisers and schedules
                 yield from plugins.get(name, ())
     if (prepare := document["features"].get("prepare")) is not None:
         yield from [str(prepare)] if names_code(str(prepare)) else plugins.get(str(prepare), ())
@@ -133,6 +141,6 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _may(file: ClientFile, name: str) -> bool:
-    """Whether the module of "module:name", or a package that it is in, is allowed."""
+    """Return whether the module of "module:name", or a package that contains it, is allowed."""
     module = name.partition(":")[0]
     return any(f"{module}.".startswith(f"{allowed}.") for allowed in file.allow.modules)

@@ -1,4 +1,4 @@
-"""Rows dealt to simulated clients by another library's partitioner."""
+"""Assignment of rows to simulated clients by a partitioner of another library."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROW = "__row__"
 
 
 class Partitioner(Protocol):
-    """What `deal` uses of a partitioner of `flwr-datasets`."""
+    """The interface of a partitioner of `flwr-datasets` that `deal` uses."""
 
     dataset: Any
 

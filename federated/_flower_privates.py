@@ -1,10 +1,10 @@
-"""What we use of Flower beyond its documented API, in one place.
+"""The names of Flower beyond its documented API that incr uses, in one place.
 
-A grid of one's own needs more than `Grid` says: who a message comes from, a message's name, a message put together
-again where it arrives; and a record whose bytes are not copied on their way.
+A grid outside Flower needs more than `Grid` documents: the source of a message, a message's name, and the
+reconstruction of a message on arrival; and a record whose bytes are not copied on the way.
 
 The SuperLink has three HTTP APIs: Control starts a run, Runtime serves a run's ServerApp, Fleet serves the nodes.
-Flower reaches them from processes that it starts itself; a server and an owner of ours are processes that a person
+Flower uses them from processes that it starts itself. The server and the owners of incr are processes that a user
 starts.
 """
 
@@ -81,7 +81,7 @@ TESTED = "1.41.0"
 
 
 def fault(expected: str, got: str) -> IncrError:
-    """What is said of another Flower."""
+    """Return the error that reports another version of Flower."""
     return IncrError(
         f"flwr {flwr.__version__}: expected {expected} as in flwr {TESTED}, with which incr was tested, got {got}; "
         f"pip install 'flwr=={TESTED}'"
@@ -90,7 +90,11 @@ def fault(expected: str, got: str) -> IncrError:
 
 @contextmanager
 def undocumented() -> Iterator[None]:
-    """Within, names that Flower's documentation does not have are imported. IncrError where one is gone."""
+    """Within the context, undocumented names of Flower are imported.
+
+    Raises:
+        IncrError: A name is gone.
+    """
     try:
         yield
     except ImportError as error:
@@ -147,9 +151,10 @@ with undocumented():
 
 
 class RunGrid(HttpGrid):
-    """Flower's grid of one run, with what it keeps to itself by public names.
+    """Flower's grid of one run, with public names for private attributes.
 
-    patience: seconds to try again where the SuperLink does not answer.
+    Args:
+        patience: Seconds for which a request is repeated if the SuperLink does not answer.
     """
 
     def __init__(self, address: str, insecure: bool, trusted: bytes | None, token: str, patience: float) -> None:
@@ -158,46 +163,53 @@ class RunGrid(HttpGrid):
 
     @property
     def client(self) -> RuntimeHttpClient:
-        """What it asks the SuperLink with."""
+        """The client for requests to the SuperLink."""
         return self._runtime_client
 
     def hurry(self) -> None:
-        """Try nothing again any more."""
+        """Stop repeating requests."""
         self._retry_invoker.max_tries = 1
 
 
 def named(message: Message, name: str | None = None) -> Message:
-    """The message, with this name, which a reply refers to; by default the one that its content gives it."""
+    """Give a message its name, to which a reply refers; by default the name derived from its content."""
     message.metadata.__dict__["_message_id"] = message.object_id if name is None else name
     return message
 
 
 def run_numbered(number: int) -> Run:
-    """A run that nobody has submitted."""
+    """Return a run that was not submitted."""
     return Run.create_empty(number)
 
 
 def be_server_of(run: Run) -> None:
-    """Let messages made in this process come from the server of this run, as Flower's own servers do at their start."""
+    """Make this process the server of this run, so that its messages come from it.
+
+    Flower's servers do this at the start.
+    """
     TaskIdentity.run_id = run.run_id
     TaskIdentity.node_id = SUPERLINK_NODE_ID
     TaskIdentity.task_id = 1
 
 
 def message_of(metadata: Any, content: RecordDict) -> Message:
-    """A message put together from its parts."""
+    """Return a message with this metadata and content."""
     return make_message(metadata=metadata, content=content)
 
 
 def flat_array(buffer: np.ndarray[Any, np.dtype[np.uint8]]) -> Array:
-    """An array that holds this buffer itself: all uses of `data` take any buffer, and pickle passes it by reference."""
+    """Return an array that wraps this buffer: `data` may be any buffer, and pickle passes it by reference."""
     array = Array(dtype="uint8", shape=(buffer.nbytes,), stype="incr.flat", data=b"")
     array.__dict__["data"] = buffer
     return array
 
 
 def _check() -> None:
-    """IncrError where this Flower does otherwise."""
+    """Check that this version of Flower behaves as expected.
+
+    Raises:
+        IncrError: It does not.
+    """
     faults: list[str] = []
     kept = {name: value for name, value in vars(TaskIdentity).items() if name in ("_run_id", "_node_id", "_task_id")}
     try:

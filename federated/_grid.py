@@ -1,8 +1,8 @@
-"""Our own Flower `Grid`: clients live for the whole run in a few Ray actors, with their models and data.
+"""A Flower `Grid` on Ray: clients stay for the whole run in a few Ray actors, with their models and data.
 
-Flower's engine sends every client's app and state to whichever actor is free, and looks for replies ten times a second.
-Here a client always meets the same worker; all messages for a worker make one call; what goes to many clients is put in
-Ray's object store once; and nothing polls. Any Flower ServerApp and strategy runs on it unchanged.
+Flower's engine sends every client's app and state to any free actor, and polls for replies ten times a second. Here a
+client always has the same worker. All messages for a worker are one call. A record for many clients is put in Ray's
+object store once. Nothing polls. Any Flower ServerApp and strategy runs on it unchanged.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from incr_core.errors import ArgumentError
 __all__ = ["RayGrid", "spread"]
 
 FAREWELL = 30.0
-"""Seconds to wait for the processes of workers that were told to stop."""
+"""Seconds to wait for the processes of workers after they were asked to stop."""
 
 _runs = count(1)
 
@@ -81,7 +81,7 @@ class RayGrid(Grid):
         be_server_of(self._run)
         processes = max(places) + 1
         self._session = Session("local", processes)
-        # How many there are is the caller's choice; they need not wait for what others hold of the same Ray.
+        # The caller chooses their number. They do not wait for resources that other users of the same Ray hold.
         gpus = share_of(ray.cluster_resources().get("GPU", 0.0), processes) if gpu else 0.0  # type: ignore[no-untyped-call]
         actor = ray.remote(Worker).options(num_cpus=0, num_gpus=gpus, max_restarts=0, scheduling_strategy="SPREAD")
         self._workers: list[Any] = [
@@ -96,13 +96,13 @@ class RayGrid(Grid):
         self.close()
 
     def execute(self, server: ServerApp) -> Context:
-        """Run a ServerApp on these clients, from its begin to its end.
+        """Run a ServerApp on these clients, from its beginning to its end.
 
         Args:
             server: The app. Its `context.run_config` is the grid's `config`.
 
         Returns:
-            The context of the app. Its `state` holds the records that the app has put there.
+            The context of the app. Its `state` contains the records that the app has put there.
         """
         context = Context(self._run.run_id, SUPERLINK_NODE_ID, {}, RecordDict(), dict(self._config))
         server(self, context)
@@ -110,7 +110,7 @@ class RayGrid(Grid):
 
     def close(self) -> None:
         """Stop the workers, wait until they are gone, and stop Ray where this grid started it."""
-        there = ray.is_initialized()  # else Ray would start anew to be asked about them
+        there = ray.is_initialized()  # otherwise the calls below would start Ray again
         asked = self._places if there else []
         started, _ = ray.wait(asked, num_returns=len(asked), timeout=0) if asked else ([], [])
         for worker in self._workers if there else ():
@@ -136,15 +136,15 @@ class RayGrid(Grid):
     def create_message(
         self, content: RecordDict, message_type: str, dst_node_id: int, group_id: str, ttl: float | None = None
     ) -> Message:
-        """A message; Flower has deprecated this in favour of `Message` itself."""
+        """Return a message. Flower has deprecated this in favour of `Message` itself."""
         return Message(content, dst_node_id, message_type, ttl=ttl, group_id=group_id)
 
     def get_node_ids(self) -> list[int]:
-        """All clients, always: a lost one answers with an error instead of vanishing."""
+        """Return all clients, always: a lost one answers with an error."""
         return list(self._nodes)
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages, one call per worker; returns ids to pull the replies with."""
+        """Send messages, one call per worker, and return ids to pull the replies with."""
         waiting = list(messages)
         for message in waiting:
             named(message, f"{self._run.run_id}-{next(self._numbers)}")
@@ -159,12 +159,12 @@ class RayGrid(Grid):
         return [message.metadata.message_id for message in waiting]
 
     def pull_messages(self, message_ids: Iterable[str]) -> list[Message]:
-        """The replies to these messages that are here by now."""
+        """Return the replies to these messages that have arrived."""
         self._land(timeout=0)
         return [self._landed.pop(sent) for sent in list(message_ids) if sent in self._landed]
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and wait for the replies; after `timeout` seconds, return those that are here."""
+        """Send messages and wait for the replies. After `timeout` seconds, return those that have arrived."""
         sent = self.push_messages(messages)
         self._land(timeout)
         return self.pull_messages(sent)
@@ -185,7 +185,11 @@ class RayGrid(Grid):
 
 
 def _places(clients: int, workers: int | Sequence[int] | None) -> list[int]:
-    """The worker of each client. ArgumentError if there are no clients, or no workers."""
+    """Return the worker of each client.
+
+    Raises:
+        ArgumentError: There are no clients, or no workers.
+    """
     if clients < 1:
         raise ArgumentError(f"clients: expected at least 1, got {clients}")
     if isinstance(workers, Sequence):
@@ -197,10 +201,11 @@ def _places(clients: int, workers: int | Sequence[int] | None) -> list[int]:
 
 
 def spread(sizes: list[int], workers: int) -> list[int]:
-    """A worker for each client, so that the busiest worker has as few rows as a greedy choice can give it.
+    """Return a worker for each client. A greedy choice keeps the number of rows of the busiest worker low.
 
-    >>> spread([50, 10, 30, 20], 2)
-    [0, 0, 1, 1]
+    Example:
+        >>> spread([50, 10, 30, 20], 2)
+        [0, 0, 1, 1]
     """
     load: Counter[int] = Counter(dict.fromkeys(range(workers), 0))
     chosen = [0] * len(sizes)
@@ -212,10 +217,10 @@ def spread(sizes: list[int], workers: int) -> list[int]:
 
 
 def _lives(place: Any) -> bool:
-    """Whether the worker that told this place is a process of this machine that still runs."""
+    """Return whether the worker at this place is a running process of this machine."""
     try:
         machine, process = ray.get(place)
-    except ray.exceptions.RayError:  # it died before it could tell
+    except ray.exceptions.RayError:  # it died before it reported its place
         return False
     if machine != socket.gethostname():
         return False
@@ -231,9 +236,10 @@ def _node(message: Message) -> int:
 
 
 def share_of(gpus: float, workers: int) -> float:
-    """What each of some workers takes of the GPUs that there are, at most one; Ray counts in ten-thousandths.
+    """Return the share of each worker in the GPUs, at most one. Ray counts in ten-thousandths.
 
-    >>> share_of(1, 3), share_of(4, 2), share_of(0, 2)
-    (0.3333, 1.0, 0.0)
+    Example:
+        >>> share_of(1, 3), share_of(4, 2), share_of(0, 2)
+        (0.3333, 1.0, 0.0)
     """
     return min(1.0, int(gpus / workers * 10_000) / 10_000)

@@ -1,9 +1,9 @@
-"""What an owner's client has not told yet, because it is over too few rows: it is told once there are more.
+"""Data that an owner's client has not reported yet, because it covers too few rows. It is reported when there is more.
 
-Counts, sums for metrics, probes, and rows that cannot be used are added up from increment to increment until they are
-over `least` rows. Slices of one column are told together, so that no difference between two sums is over fewer rows:
-they wait until each is over enough, or, where a value is rare, until it can count among the other values. Rows to learn
-need nothing here: those that a server has not heard of wait with the client, and come first among the next increment's
+Counts, sums for metrics, probes, and rows that cannot be used are accumulated over increments until they cover `least`
+rows. Slices of one column are reported together, so that no difference between two sums covers fewer rows. They wait
+until each covers enough, or, if a value is rare, until it can count among the other values. Rows to learn are not
+handled here: those that the server does not know of wait with the client, and come first in the next increment
 (`Participant.receive`).
 """
 
@@ -23,23 +23,30 @@ from incr_core.rounds import Arrival
 __all__ = ["HeldBack"]
 
 MOST_BAD = 100_000
-"""Bad rows that are told of at once; the others are, with the next increments."""
+"""Maximum number of bad rows in one report. The others follow with the next increments."""
 
 
 PATIENCE = 20
-"""Times `least` rows of a column that are held back before values of fewer than `least` rows count among the others."""
+"""Multiple of `least`: when a column has this many rows held back, its rare values count among the others."""
 
 
 class HeldBack:
-    """What one client holds back; least: over how many rows it tells. slices: those of the job.
+    """The data that one client holds back.
 
-    duplicates, bad: ids of rows that cannot be used, and have not been told.
+    Args:
+        least: Minimum number of rows of a report.
+        slices: Slices of the job.
 
-    >>> from incr_core.data.timeline import Tick
-    >>> held = HeldBack(least=10)
-    >>> few = Arrival(Tick(0, "first"), torch.arange(4), arriving=6, predicted=6)
-    >>> held.told(few)["arriving"], held.told(few)["arriving"], bool(held)
-    (0, 12, False)
+    Attributes:
+        duplicates: Ids of duplicates that have not been reported.
+        bad: Ids of bad rows that have not been reported.
+
+    Example:
+        >>> from incr_core.data.timeline import Tick
+        >>> held = HeldBack(least=10)
+        >>> few = Arrival(Tick(0, "first"), torch.arange(4), arriving=6, predicted=6)
+        >>> held.told(few)["arriving"], held.told(few)["arriving"], bool(held)
+        (0, 12, False)
     """
 
     def __init__(self, least: int, slices: Slices | None = None) -> None:
@@ -57,13 +64,15 @@ class HeldBack:
         return any(self._counts.values()) or bool(len(self.duplicates) or len(self.bad))
 
     def may_tell(self, rows: int) -> bool:
-        """Whether so many rows are enough to tell of."""
+        """Return whether a report may cover this number of rows."""
         return rows >= self.least
 
     def told(self, arrival: Arrival) -> dict[str, Any]:
-        """What may be told of an increment and of those before: counts, sums for metrics, and probes; the rest stays.
+        """Return the report of an increment and of earlier data: counts, sums for metrics, and probes.
 
-        Of the rows to learn, nothing where they are too few.
+        The rest is held back.
+
+        It contains nothing about the rows to learn if they are too few.
         """
         for key in self._counts:
             self._counts[key] += getattr(arrival, key)
@@ -85,7 +94,7 @@ class HeldBack:
         }
 
     def unusable(self, arrival: Arrival) -> tuple[Tensor, Tensor]:
-        """Ids of duplicates and of bad rows, of this increment and of those before, that may be told now."""
+        """Return the ids of duplicates and of bad rows, of all increments, that may be reported now."""
         bad = torch.tensor([row.row for row in arrival.bad], dtype=torch.int64)
         duplicates, bad = torch.cat([self.duplicates, arrival.duplicates]), torch.cat([self.bad, bad])
         none = duplicates[:0]
@@ -102,7 +111,7 @@ class HeldBack:
         return count
 
     def _slices(self) -> dict[str, tuple[int, Packed]]:
-        """Slices of the columns of which enough rows are known, with what is over fewer among the other values."""
+        """Return the slices of the columns with enough rows. Values with fewer rows count among the other values."""
         told: dict[str, tuple[int, Packed]] = {}
         for others in dict.fromkeys(self.slices.others(name) for name in self._sliced) if self.slices else ():
             assert self.slices is not None
@@ -120,7 +129,7 @@ class HeldBack:
         return told
 
     def _blocks(self, probed: list[Tensor]) -> list[Tensor]:
-        """Sums over enough rows each, (m, 2, F), of probes that may be over fewer; what is left over is held."""
+        """Return sums over enough rows each, (m, 2, F), of probes that may cover fewer. The remainder is held back."""
         if not probed:
             return []
         held = self._probed or [blocks[:0] for blocks in probed]
@@ -129,7 +138,7 @@ class HeldBack:
         return [blocks for blocks, _ in told]
 
     def state_dict(self) -> dict[str, Any]:
-        """What is held back."""
+        """Return the data that is held back."""
         return {
             "counts": dict(self._counts),
             "statistics": dict(self._statistics),
@@ -140,7 +149,7 @@ class HeldBack:
         }
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Hold back what was; nothing where there is none."""
+        """Restore the data that is held back; None restores none."""
         self._begin()
         if state:
             self._counts, self._statistics = dict(state["counts"]), dict(state["statistics"])
@@ -152,7 +161,7 @@ class HeldBack:
 def _added(
     held: Mapping[str, tuple[int, Packed]], new: Mapping[str, tuple[int, Packed]]
 ) -> dict[str, tuple[int, Packed]]:
-    """The rows and the sums of slices, added up."""
+    """Return slices with added rows and sums."""
     both = dict(held)
     for name, (rows, sums) in new.items():
         before, so_far = both.get(name, (0, {}))
@@ -161,14 +170,15 @@ def _added(
 
 
 def _merged(blocks: Tensor, least: int) -> tuple[Tensor, Tensor]:
-    """Sums and counts (m, 2, F), added up until each is over `least` rows; and those that are not, in one.
+    """Add up sums and counts (m, 2, F) until each covers `least` rows. Return these, and the remainder in one.
 
-    A column with fewer finite values in such a sum tells nothing there.
+    A column with fewer finite values in such a sum is set to 0 there.
 
-    >>> ones = torch.ones(5, 2, 1)
-    >>> told, rest = _merged(ones, 2)
-    >>> told.flatten().tolist(), rest.flatten().tolist()
-    ([2.0, 2.0, 2.0, 2.0], [1.0, 1.0])
+    Example:
+        >>> ones = torch.ones(5, 2, 1)
+        >>> told, rest = _merged(ones, 2)
+        >>> told.flatten().tolist(), rest.flatten().tolist()
+        ([2.0, 2.0, 2.0, 2.0], [1.0, 1.0])
     """
     told, sums = [blocks[:0]], torch.zeros_like(blocks[:1].sum(0))
     for block in blocks:

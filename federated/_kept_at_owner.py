@@ -1,7 +1,7 @@
-"""What an owner's client keeps of rows: erased on request, and audited, in every run that it has taken part in.
+"""Stored data of an owner's client: erasure on request, and audit, in every run in which it took part.
 
-Both look at the folder of the client's state alone. Erasing needs it to itself, so `incr client` must not run; what the
-weights have learned of a row they keep, wherever they are.
+Both read only the folder of the client's state. An erasure needs exclusive access, so `incr client` must not run. All
+weights that have learned a row keep what they have learned.
 """
 
 from __future__ import annotations
@@ -35,11 +35,18 @@ __all__ = ["erase", "own_weights", "states"]
 
 
 def erase(path: str, where: str | None, rows: str | None) -> dict[str, dict[str, Any]]:
-    """Delete rows from the memories of an owner's client, from what waits there, and from what was noted of bad rows.
+    """Delete rows from the memories of an owner's client, from waiting rows, and from the records of bad rows.
 
-    path: the client's file. where: COLUMN=VALUE, by the names that the owner's files have. rows: a file of addresses.
-    Returns, by run: `rows` asked for; `learned` of them; `remembered`, `kept`, `waiting`, `predicted`, as `runs.erase`
-    counts them, in the newest state; `states` that were read back. After a kill, the same command finishes it.
+    After a kill, the same command finishes the erasure.
+
+    Args:
+        path: The client's file.
+        where: COLUMN=VALUE, by the names in the owner's files.
+        rows: A file of addresses.
+
+    Returns:
+        For each run: `rows` asked for; `learned` of them; `remembered`, `kept`, `waiting`, `predicted`, counted as in
+            `runs.erase` in the newest state; `states` that were read back.
     """
     file = ClientFile.read(path)
     if rows is not None:
@@ -54,18 +61,21 @@ def erase(path: str, where: str | None, rows: str | None) -> dict[str, dict[str,
 
 
 def states(path: str) -> dict[str, tuple[Standing, RowStates, list[str]]]:
-    """In which state an owner's rows are, in each run, from its ledger, its newest state and its files.
+    """Return the state of every row of an owner, for each run, from its ledger, its newest state and its files.
 
-    Raises CheckpointError where a ledger is not as it was written.
+    Raises:
+        CheckpointError: A ledger has been changed.
     """
     file = ClientFile.read(path)
     return {place.name: _Run(file, place).states() for place in _places(file)}
 
 
 def own_weights(path: str, run: str | None) -> dict[str, torch.Tensor]:
-    """The weights that an owner's client has for itself in a run, as its newest state has them.
+    """Return the private weights of an owner's client in a run, from its newest state.
 
-    run: None: the only one that it has taken part in.
+    Args:
+        path: The client's file.
+        run: The run. None: the only one in which it took part.
     """
     file = ClientFile.read(path)
     places = [place for place in _places(file) if run in (None, place.name)]
@@ -92,7 +102,7 @@ def _places(file: ClientFile) -> list[Path]:
 
 @contextmanager
 def _alone(file: ClientFile) -> Iterator[None]:
-    """Inside, no client serves the owner."""
+    """Exclude a running client within the context."""
     if not file.folder.exists():
         raise JobError(f"{file.folder}: expected the folder of a client that has taken part in a run, found none")
     lock = Lock(file.folder / ".lock")
@@ -110,7 +120,7 @@ def _alone(file: ClientFile) -> Iterator[None]:
 
 
 class _Run:
-    """One run, in the folder that an owner keeps of it."""
+    """One run, in the owner's folder of it."""
 
     def __init__(self, file: ClientFile, place: Path) -> None:
         self.file, self.place = file, place
@@ -119,12 +129,15 @@ class _Run:
         self.generations = [place / "generations" / str(number) for number in numbers_in(place / "generations")]
 
     def check(self) -> None:
-        """Read all that is read later: what cannot be, or holds rows that cannot be taken out, is an error."""
+        """Read all states that are read later.
+
+        A state that cannot be read, or that keeps rows for good, raises an error.
+        """
         for folder in self.generations:
             rows_kept(checkpoint.load(folder)[0], self.memories)
 
     def erase(self, asked: pa.Table) -> dict[str, Any]:
-        """Delete them, and those of an erasure that was interrupted; read all back."""
+        """Delete these rows and those of an interrupted erasure, and read all states back."""
         begin_erasing(self.place, asked)
         every = pa.concat_tables([erased(self.place), erasing(self.place)])
         newest = dict.fromkeys(KEPT, 0)
@@ -149,7 +162,7 @@ class _Run:
         return {where: int(torch.isin(rows, ids).sum()) for where, rows in rows_kept(state, self.memories).items()}
 
     def _without_values(self, addresses: pa.Table) -> None:
-        """Take their values out of what was noted of rows that cannot be used."""
+        """Remove the values of these rows from the records of rows that cannot be used."""
         path = self.place / "refused.jsonl"
         if not path.exists():
             return
@@ -161,7 +174,7 @@ class _Run:
         write_atomically(path, "".join(json.dumps(line) + "\n" for line in lines).encode())
 
     def states(self) -> tuple[Standing, RowStates, list[str]]:
-        """Every row of the owner's files in one state, or the violations."""
+        """Return the state of every row of the owner's files, or the violations."""
         ledger = OwnerLedger(self.place / "ledger.jsonl", mend=False)
         state = checkpoint.load(self.generations[-1])[0] if self.generations else None
         cursor, unproven = (state["cursor"] if state else None) or {}, list[str]()
@@ -208,5 +221,5 @@ class _Run:
 
 
 def _met(state: Any) -> list[str]:
-    """The files that a client has met, by their numbers in its row ids."""
+    """Return the files that a client has read, by their numbers in its row ids."""
     return list(state["cursor"]["fragments"]) if state["cursor"] else []

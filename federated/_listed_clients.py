@@ -16,9 +16,10 @@ __all__ = ["listed_clients"]
 
 
 def listed_clients(job: Job, path: str) -> list[Client]:
-    """The clients of a list that `deal` has written, by its numbers.
+    """Return the clients of a list that `deal` has written, by its numbers.
 
-    Raises JobError if the file cannot be read, or lists a row twice or a client without rows.
+    Raises:
+        JobError: The file cannot be read, or lists a row twice or a client without rows.
     """
     place = Path(job.root, path).absolute()
     try:

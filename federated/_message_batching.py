@@ -1,7 +1,6 @@
-"""Envelopes: messages taken apart, so that a record which goes to many clients is carried once.
+"""Envelopes: disassembled messages, so that a record for many clients is transferred once.
 
-An envelope holds a message's metadata and, by name, its records or, where `shared` holds one, the key under which it
-lies there.
+An envelope contains a message's metadata and its records by name. A record in `shared` is replaced by its key there.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ Records = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """Stands for the record that lies under this key among the shared ones."""
+    """Placeholder for the record with this key among the shared ones."""
 
     key: int
 
 
 @dataclass(slots=True)
 class Envelope:
-    """A message taken apart."""
+    """A disassembled message."""
 
     metadata: Any
     records: Records
 
 
 def wrap(messages: list[Message]) -> tuple[list[Envelope], dict[int, Any]]:
-    """Messages in envelopes, and the records that more than one of them holds."""
+    """Return messages in envelopes, and the records that occur in more than one of them."""
     seen: dict[int, int] = {}
     for message in messages:
         for record in message.content.values():
@@ -54,7 +53,7 @@ def wrap(messages: list[Message]) -> tuple[list[Envelope], dict[int, Any]]:
 
 
 def unwrap(envelope: Envelope, shared: dict[int, Any]) -> Message:
-    """The message that `wrap` took apart.
+    """Return the message that `wrap` has disassembled.
 
     A shared record is copied, without the arrays in it: a client that changes a record of its message does not change
     the messages of the other clients in its process.

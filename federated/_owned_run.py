@@ -1,14 +1,14 @@
-"""A run at an owner: the client that learns its rows, and all that it keeps of the run on the owner's disk.
+"""A run at an owner: the client that learns its rows, and its files on the owner's disk.
 
-    job.json        the job as the server has told it, and the client's number
+    job.json        the job from the server, and the client's number
     generations/    the client's state after each of the last messages that changed it
-    marks.json      the generations that the server's last commits stand on
-    ledger.jsonl    which rows the run has had (`OwnerLedger`), and ledger.secret, which its hashes begin with
-    refused.jsonl   rows that cannot be used, and why: for the owner's eyes
+    marks.json      the generations of the server's last commits
+    ledger.jsonl    the rows that the run has had (`OwnerLedger`), and ledger.secret, with which its hashes begin
+    refused.jsonl   rows that cannot be used, with reasons, for the owner only
 
-A state is on the disk before the server hears of it. So the server may be one message behind, never ahead. It says with
-each message at which generation it believes the client to be: one that was killed, or whose answer was lost, goes on
-from there.
+A state is on the disk before the server receives the answer. So the server may be one message behind, never ahead. Each
+message names the generation that the server expects of the client. A client that was killed, or whose answer was lost,
+continues from there.
 """
 
 from __future__ import annotations
@@ -39,11 +39,16 @@ MARKS = 2
 
 
 class OwnedRun:
-    """The run in `folder`, by the client's file; say: called with what the owner may like to know.
+    """The run in `folder`, by the client's file.
 
-    promise: what hides what is worked out of its rows; None where nothing does.
+    Args:
+        file: The client's file.
+        folder: Folder of the run.
+        say: Called with messages for the owner.
+        promise: Hides results computed from the rows; None: nothing is hidden.
 
-    is_timed: whether increments are ticks of a clock.
+    Attributes:
+        is_timed: Whether increments are ticks of a clock.
     """
 
     def __init__(
@@ -53,9 +58,9 @@ class OwnedRun:
         self.ledger = OwnerLedger(folder / "ledger.jsonl")
         self.generation = -1
         self.is_timed = False
-        self.withheld = HeldBack(file.privacy.min_rows)  # of no slices, until the job is known
+        self.withheld = HeldBack(file.privacy.min_rows)  # without slices until the job is known
         self._participant: Participant | None = None
-        self._used = 0  # bytes of all that is kept here besides the states since the last commit
+        self._used = 0  # bytes stored besides the states since the last commit
 
     @classmethod
     def begun(
@@ -67,11 +72,15 @@ class OwnedRun:
         index: int,
         promise: Promise | None = None,
     ) -> OwnedRun:
-        """A run that begins here, with the job that the server has told; Declined where the owner does not agree."""
+        """Start a run with the job that the server has sent.
+
+        Raises:
+            Declined: The owner does not agree, or the run has been committed.
+        """
         agreed(file, told)
         if len(cls(file, folder, say)._marks()) == MARKS:
             raise Declined(
-                f"client {file.name}: expected to go on with run {folder.name}, got the order to begin it anew; its "
+                f"client {file.name}: expected to go on with run {folder.name}, got the order to begin it again; its "
                 "server has committed it, so begin another run"
             )
         remove(folder)
@@ -85,21 +94,22 @@ class OwnedRun:
 
     @property
     def erased(self) -> int:
-        """How many rows were erased from it, as far as that may be told: so that what is new in that is enough, too."""
+        """Number of rows erased from the run, rounded down so that each reported difference covers enough rows."""
         count: int = erased(self.folder).num_rows
         return count - count % max(1, self.withheld.least)
 
     @property
     def is_begun(self) -> bool:
-        """Whether it has begun here."""
+        """Whether the run has started here."""
         return (self.folder / "job.json").exists()
 
     # -- the client, message by message ------------------------------------------------------------------------------
 
     def at(self, generation: int) -> Participant:
-        """The client as it was after so many messages; what was done since is taken back.
+        """Return the client after the message `generation`. Later changes are undone.
 
-        Raises CheckpointError where that is not kept any more.
+        Raises:
+            CheckpointError: The state is no longer stored.
         """
         if self._participant is None or self.generation != generation:
             if erasing(self.folder).num_rows:
@@ -129,7 +139,7 @@ class OwnedRun:
         return self._participant
 
     def answered(self) -> None:
-        """A message has changed the client: its state is on the disk before the server hears of it."""
+        """Record that a message has changed the client. Its state is on the disk before the answer is sent."""
         self.generation += 1
         self._save()
         kept = {*self._marks(), self.generation, self.generation - 1}
@@ -138,14 +148,14 @@ class OwnedRun:
                 remove(self._place(old))
 
     def let_go(self) -> None:
-        """Forget the client as it stands, at whatever stage: the next message begins with what is on the disk."""
+        """Discard the client in memory, in any stage. The next message begins with the state on the disk."""
         if self._participant is not None:
             self._participant.close()
         self._participant, self._used = None, 0
         self.ledger = OwnerLedger(self.ledger.path)
 
     def mark(self) -> None:
-        """The server is about to commit: keep this generation until two commits later."""
+        """Keep this generation until two commits later, because the server is about to commit."""
         marks = [*(mark for mark in self._marks() if mark < self.generation), self.generation][-MARKS:]
         write_atomically(self._marked, json.dumps(marks).encode())
         self._used = 0
@@ -153,7 +163,7 @@ class OwnedRun:
     # -- its rows ----------------------------------------------------------------------------------------------------
 
     def account(self, state: str, rows: Tensor) -> None:
-        """Write rows (n,) into the ledger, by their ids, as the message at hand has made them."""
+        """Write rows (n,) into the ledger by their ids, with the state that the current message gives them."""
         assert self._participant is not None
         assert self._participant.increment is not None
         tick = self._participant.increment.tick
@@ -168,9 +178,10 @@ class OwnedRun:
             self._say(f"increment {tick.number} ({tick.name}): {len(rows):,} rows learned")
 
     def refused(self, arrival: Arrival) -> tuple[int, int]:
-        """Write down rows and files that cannot be used: in full here; as numbers in the ledger, once they may be told.
+        """Record rows and files that cannot be used: in full here, as numbers in the ledger once they may be reported.
 
-        Returns how many duplicates and bad rows may be told now.
+        Returns:
+            The numbers of duplicates and bad rows that may be reported now.
         """
         duplicates, bad = self.withheld.unusable(arrival)
         self.account("duplicate", duplicates)
@@ -188,7 +199,7 @@ class OwnedRun:
         return len(duplicates), len(bad)
 
     def row_ids(self, numbers: Tensor) -> Tensor:
-        """The ids of learned rows that the server knows by their numbers (n,); none where they are too few."""
+        """Return the ids of learned rows by the numbers (n,) that the server has for them; none if they are too few."""
         assert self._participant is not None
         fragments = self._participant.stream.fragments
         found = self.ledger.ids(numbers, fragments)
@@ -215,7 +226,7 @@ class OwnedRun:
         assert self._participant is not None
         place = self._place(self.generation)
         self._participant.save(place, {"withheld": self.withheld.state_dict()}, whole=True, generation=self.generation)
-        if not self._used:  # counted anew at each commit: nothing else grows by much in between
+        if not self._used:  # counted again at each commit: nothing else grows by much in between
             self._used = _bytes(self.folder.parent) - _bytes(place)
         used = self._used + _bytes(place)
         if used > self.file.disk:
@@ -237,7 +248,7 @@ class OwnedRun:
 
 
 def _bytes(folder: Path) -> int:
-    """Of all files below a folder."""
+    """Return the size of all files below a folder."""
     return sum(
         _bytes(Path(entry.path)) if entry.is_dir(follow_symlinks=False) else entry.stat(follow_symlinks=False).st_size
         for entry in os.scandir(folder)

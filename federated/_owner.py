@@ -1,4 +1,4 @@
-"""The host of a client whose rows are its own: what its file says is all that there is, whatever a server orders."""
+"""The host of a client that owns its rows. The client's file defines all that a server can use."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ from incr_core.update import Update
 __all__ = ["Owner", "describe"]
 
 RUN = re.compile(r"[0-9a-f]{16}")
-"""The name of a run: what a server says never becomes a path otherwise."""
+"""The name of a run. No other text of a server becomes a path."""
 
 ACCOUNT = "privacy.jsonl"
-"""The account of an owner's budget, in its folder: all runs are about the same rows."""
+"""File in an owner's folder with the account of its budget. All runs share it, because they use the same rows."""
 
 LARGER = 100.0
-"""How many times as large a memory may be made at once."""
+"""Maximum factor by which a server may enlarge a memory."""
 
 ABANDONED = 86_400.0
-"""Seconds after which a run that nobody has committed is removed."""
+"""Seconds after which a run that was never committed is removed."""
 
 
 def _say(what: str) -> None:
@@ -53,12 +53,13 @@ def _say(what: str) -> None:
 
 
 class Owner(ClientHost):
-    """The owner that a client's file tells of; this process is the only one that serves it.
+    """The owner of a client's file. Only this process serves it.
 
-    >>> Owner.of("/nowhere/client.toml")
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.JobError: /nowhere/client.toml: expected a client's file, got: No such file or directory
+    Example:
+        >>> Owner.of("/nowhere/client.toml")
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.JobError: /nowhere/client.toml: expected a client's file, got: No such file or directory
     """
 
     def __init__(self, file: ClientFile, say: Callable[[str], None] = _say) -> None:
@@ -83,13 +84,13 @@ class Owner(ClientHost):
 
     @classmethod
     def of(cls, path: str, say: Callable[[str], None] = _say) -> Owner:
-        """The owner of this process that the file at `path` tells of."""
+        """Return the owner of the file at `path` in this process."""
         if path not in cls._owners:
             cls._owners[path] = cls(ClientFile.read(path), say)
         return cls._owners[path]
 
     def close(self) -> None:
-        """Let another process serve it."""
+        """Release the lock, so that another process can serve the owner."""
         for run in self._runs.values():
             run.let_go()
         self._lock.release()
@@ -97,15 +98,15 @@ class Owner(ClientHost):
 
     @property
     def name(self) -> str:
-        """By its file."""
+        """The name in the client's file."""
         return self.file.name
 
     def hello(self) -> dict[str, Any]:
-        """Its name, and a secret by which it is known again, so that nobody else takes its place."""
+        """Return the name, and a secret that identifies the client, so that no other client can take its place."""
         return {"name": self.name, "identity": self._identity}
 
     def open(self, order: ConfigRecord) -> Participant:
-        """Take part in a run, or go on with it."""
+        """Take part in a run, or continue it."""
         run, generation = str(order["run"]), int(str(order["generation"]))
         self._remove_abandoned(run)
         if generation < 0:
@@ -117,21 +118,24 @@ class Owner(ClientHost):
             generation = 0
             self.say(f"takes part in run {run}")
         self._run = self._known(run)
-        self._run.let_go()  # so that it sees what files there are now
+        self._run.let_go()  # so that the files are listed again
         return self._run.at(generation)
 
     def participant(self, order: ConfigRecord) -> Participant:
-        """As it was at the generation that the server knows of."""
+        """Return the participant at the generation that the server names."""
         self._run = self._known(str(order["run"]))
         return self._run.at(int(str(order["generation"])))
 
     @property
     def promise(self) -> Promise | None:
-        """As the owner's file says."""
+        """The promise of the owner's file."""
         return None if self._run is None else self._run.promise
 
     def receive(self, participant: Participant, number: int | None) -> Arrival | None:
-        """None, and nothing is read, where the budget does not pay for it: its rows stay in their files."""
+        """Return the next increment.
+
+        If the budget does not pay for it, nothing is read, and its rows stay in their files.
+        """
         assert self._run is not None
         if (promise := self.promise) is not None:
             promise.spent = not promise.affords(participant, self._run.generation)
@@ -142,7 +146,7 @@ class Owner(ClientHost):
         return participant.receive(number)
 
     def learn(self, participant: Participant, anchor: Mapping[str, Tensor], first: bool) -> Update:
-        """Hidden, where that is promised."""
+        """Learn a round, hidden by noise under a promise."""
         assert self._run is not None
         if self.promise is None:
             return participant.learn(anchor, first)
@@ -151,12 +155,12 @@ class Owner(ClientHost):
         return update
 
     def arrived(self, arrival: Arrival, participant: Participant) -> dict[str, Any]:
-        """Counts and sums; which rows they are stays here."""
+        """Return counts and sums. The identity of the rows stays here."""
         assert self._run is not None
         duplicates, bad = self._run.refused(arrival)
         tick = arrival.tick
         told = {
-            # Of files, an increment has a file's name.
+            # With increments by file, the name of an increment is that of a file.
             "tick": {"name": tick.name if self._run.is_timed else "", "warm": tick.warm, "time": tick.time},
             "duplicates": duplicates,
             "bad": bad,
@@ -167,65 +171,73 @@ class Owner(ClientHost):
         return told if self.promise is None else self.promise.hidden(told)
 
     def holds(self, participant: Participant) -> bool:
-        """Rows, or what is to be told of them, that are too few."""
+        """Return whether there are rows, or data to report, that are too few."""
         assert self._run is not None
         at_hand = participant.increment
         few = at_hand is not None and at_hand.waiting and not self._run.withheld.may_tell(len(at_hand.left))
         return few or bool(self._run.withheld)
 
     def holds_back(self, participant: Participant) -> bool:
-        """Where these rows are enough to be offered."""
+        """Return whether rows are held back, and are enough to be offered."""
         assert self._run is not None
         at_hand = participant.increment
         back = at_hand is not None and super().holds_back(participant)
         return back and at_hand is not None and self._run.withheld.may_tell(len(at_hand.left))
 
     def check_learns(self, participant: Participant) -> None:
-        """Declined where the rows at hand are too few: the server has not been told of them."""
+        """Check that the current rows are enough to be learned or discarded.
+
+        Raises:
+            Declined: They are too few, so the server was not informed of them.
+        """
         assert self._run is not None
         rows = 0 if participant.increment is None else len(participant.increment.labelled)
         if not self._run.withheld.may_tell(rows):
             raise Declined(
                 f"client {self.name}: expected an order about {self._run.withheld.least} rows or more, got one about "
-                "fewer (privacy.min_rows); order nothing about rows that were not told of"
+                "fewer (privacy.min_rows); order nothing about rows that were not reported"
             )
 
     def consolidates(self, participant: Participant) -> bool:
-        """Where the rows since the last time are enough."""
+        """Return whether the rows since the last consolidation are enough."""
         assert self._run is not None
         at_hand = participant.increment
         fresh = participant.spans or (at_hand is not None and (at_hand.begun or not at_hand.waiting))
         return fresh and self._run.withheld.may_tell(participant.unconsolidated)
 
     def learned(self, participant: Participant) -> None:
-        """Write them into the ledger."""
+        """Write the learned rows into the ledger."""
         assert self._run is not None
         assert participant.increment is not None
         assert participant.increment.labelled.row_ids is not None
         self._run.account("learned", participant.increment.labelled.row_ids)
 
     def skipped(self, rows: Tensor) -> None:
-        """Write them into the ledger as refused."""
+        """Write discarded rows into the ledger as refused."""
         assert self._run is not None
         self._run.account("quarantined", rows)
 
     def judged(self, sums: Tensor) -> Tensor:
-        """Nothing where they are over too few rows."""
+        """Return the sums, or zeros if they cover too few rows."""
         assert self._run is not None
         return super().judged(sums) if self._run.withheld.may_tell(int(sums[0])) else torch.zeros_like(sums)
 
     def compared(self, comparison: Comparison) -> Comparison:
-        """Nothing where it is over too few rows."""
+        """Return the comparison, or an empty one if it covers too few rows."""
         assert self._run is not None
         return super().compared(comparison) if self._run.withheld.may_tell(comparison.rows) else Comparison()
 
     def rows(self, told: Tensor) -> Tensor:
-        """By the numbers that the ledger has given them."""
+        """Return the ids of rows by their numbers in the ledger."""
         assert self._run is not None
         return self._run.row_ids(offset_of(super().rows(told)))
 
     def agrees(self, orders: Orders) -> Orders:
-        """Numbers that a job may have, and times; EngineError otherwise."""
+        """Return orders whose numbers and times are valid.
+
+        Raises:
+            EngineError: An order is not valid.
+        """
         rate, enlarge = orders.rate, orders.enlarge
         is_rate = rate is None or (isinstance(rate, (int, float)) and 0 <= rate < math.inf)
         if not is_rate or not isinstance(enlarge, (int, float)) or not 1 <= enlarge <= LARGER:
@@ -238,7 +250,7 @@ class Owner(ClientHost):
             )
         if orders.share is not None:
             raise EngineError(
-                f"client {self.name}: expected to learn all rows that were told of, got an order to learn a share of "
+                f"client {self.name}: expected to learn all rows that were reported, got an order to learn a share of "
                 f"{shown(orders.share, 40)}"
             )
         if orders.aside is not None and type(orders.aside) is not int:
@@ -248,17 +260,17 @@ class Owner(ClientHost):
         return orders
 
     def coming(self, participant: Participant) -> dict[str, Any] | None:
-        """By its own clock."""
+        """Return the end of the next increment by the client's clock."""
         tick = participant.coming
         return None if tick is None else {"time": tick.time, "warm": tick.warm}
 
     def save(self, order: ConfigRecord, participant: Participant) -> None:
-        """Keep the state at hand, which is on the disk already."""
+        """Keep the current state, which is on the disk already."""
         assert self._run is not None
         self._run.mark()
 
     def answered(self, participant: Participant, *, changed: bool) -> dict[str, Any]:
-        """The state is on the disk, then the server hears of the message."""
+        """Save the state, and return the data of an answer."""
         run = self._run
         assert run is not None
         if changed:
@@ -267,7 +279,7 @@ class Owner(ClientHost):
         return told if self.promise is None else {**told, **self.promise.told()}
 
     def failure(self, error: Exception) -> RecordDict:
-        """To the owner all of it; to the server what it has asked for in vain, and no more than its kind otherwise."""
+        """Print the whole error for the owner. The server receives only its type, unless its own order was refused."""
         if self._run is not None:
             self._run.let_go()
         self.say(f"{type(error).__name__}: {error}")
@@ -306,10 +318,10 @@ class Owner(ClientHost):
         return path.read_text()
 
     def _remove_abandoned(self, run: str) -> None:
-        """Remove runs that have never been committed, and not been touched for a day."""
+        """Remove runs that were never committed and have not changed for a day."""
         folder = self.file.folder / "runs"
         for place in folder.iterdir() if folder.exists() else ():
-            states = place / "generations"  # a message that changes the client changes this folder
+            states = place / "generations"  # every message that changes the client changes this folder
             old = time.time() - (states if states.exists() else place).stat().st_mtime > ABANDONED
             if place.name != run and old and not (place / "marks.json").exists():
                 if (known := self._runs.pop(place.name, None)) is not None:
@@ -318,7 +330,7 @@ class Owner(ClientHost):
 
 
 def describe(file: ClientFile) -> list[dict[str, Any]]:
-    """The runs that an owner has taken part in: how many rows each has had, and the hash of its ledger."""
+    """Return the runs in which an owner took part: the number of rows in each state, and the hash of the ledger."""
     found = []
     for place in sorted((file.folder / "runs").glob("*/job.json")):
         ledger = OwnerLedger(place.parent / "ledger.jsonl", mend=False)  # a client may be writing it

@@ -1,14 +1,14 @@
-"""An owner's own ledger: which of its rows a run has had, where they lie, and a hash that chains it all.
+"""Ledger of an owner: the rows that a run has had, their places, and a chain of hashes.
 
-A line of JSON for each kind and file, appended before the server hears of the rows:
+The ledger has a line of JSON for each kind and file, which is appended before the server is informed of the rows:
 
     {"generation": 7, "increment": 3, "state": "learned", "first": 120, "rows": 40, "fragment": "2013-01-04.csv",
      "ranges": [[0, 40]], "sha256": "..."}
 
-The rows of a run are numbered in the order in which the server hears of them; `first` is the number of a line's first
-row, in the order of its ranges. So the server counts what it may not see: its ledger has the numbers, the owner's says
-which rows they are. Every hash is taken of the hash before it and of the line, so the last one stands for all of them.
-The first is taken of a secret, in a file beside the ledger: so nobody can try out which files and rows give a hash.
+The rows of a run are numbered in the order in which the server is informed of them. `first` is the number of a line's
+first row, in the order of its ranges. So the server's ledger contains numbers of rows, and the owner's ledger resolves
+them. Every hash covers the previous hash and the line, so the last one covers all lines. The first covers a secret in a
+file beside the ledger, so that files and rows cannot be guessed from a hash.
 """
 
 from __future__ import annotations
@@ -38,28 +38,34 @@ STATES = ("learned", "duplicate", "quarantined")
 class OwnerLedger:
     """The ledger of one run at one owner, in the file `path`.
 
-    rows: how many rows it has. sha256: the hash of all of it. mend: whether a line that a kill has cut off is taken off
-    the file; only the process that writes it may.
+    Args:
+        path: The file.
+        mend: Whether to remove a line that a kill has cut off. Only the process that writes the ledger may do so.
 
-    >>> import tempfile
-    >>> folder = tempfile.TemporaryDirectory()
-    >>> ledger = OwnerLedger(Path(folder.name, "ledger.jsonl"))
-    >>> ledger.add("learned", row_ids(0, 5, 8), ["a.csv"], increment=0, generation=1)
-    >>> ledger.add("learned", row_ids(0, 8, 9), ["a.csv"], increment=1, generation=2)
-    >>> ledger.rows, ledger.addresses([2, 3])
-    (4, [('a.csv', 7), ('a.csv', 8)])
-    >>> ledger.go_back(1)
-    >>> ledger.rows, OwnerLedger(ledger.path).sha256 == ledger.sha256
-    (3, True)
-    >>> ledger.add("learned", row_ids(0, 0, 6), ["a.csv"], increment=1, generation=2)
-    Traceback (most recent call last):
-    ...
-    incr_core.errors.CheckpointError: ...ledger.jsonl: row 5 of a.csv is in it already; ...
-    >>> other = OwnerLedger(Path(folder.name, "other.jsonl"))
-    >>> other.add("learned", row_ids(0, 5, 8), ["a.csv"], increment=0, generation=1)
-    >>> other.sha256 == ledger.sha256
-    False
-    >>> folder.cleanup()
+    Attributes:
+        rows: Number of rows in it.
+        sha256: The hash of all lines.
+
+    Example:
+        >>> import tempfile
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> ledger = OwnerLedger(Path(folder.name, "ledger.jsonl"))
+        >>> ledger.add("learned", row_ids(0, 5, 8), ["a.csv"], increment=0, generation=1)
+        >>> ledger.add("learned", row_ids(0, 8, 9), ["a.csv"], increment=1, generation=2)
+        >>> ledger.rows, ledger.addresses([2, 3])
+        (4, [('a.csv', 7), ('a.csv', 8)])
+        >>> ledger.go_back(1)
+        >>> ledger.rows, OwnerLedger(ledger.path).sha256 == ledger.sha256
+        (3, True)
+        >>> ledger.add("learned", row_ids(0, 0, 6), ["a.csv"], increment=1, generation=2)
+        Traceback (most recent call last):
+        ...
+        incr_core.errors.CheckpointError: ...ledger.jsonl: row 5 of a.csv is in it already; ...
+        >>> other = OwnerLedger(Path(folder.name, "other.jsonl"))
+        >>> other.add("learned", row_ids(0, 5, 8), ["a.csv"], increment=0, generation=1)
+        >>> other.sha256 == ledger.sha256
+        False
+        >>> folder.cleanup()
     """
 
     def __init__(self, path: Path, *, mend: bool = True) -> None:
@@ -71,28 +77,28 @@ class OwnerLedger:
 
     @property
     def rows(self) -> int:
-        """How many rows it has."""
+        """Number of rows in the ledger."""
         return int(self._lines[-1]["first"] + self._lines[-1]["rows"]) if self._lines else 0
 
     @property
     def sha256(self) -> str:
-        """The hash of all of it; "" where there is nothing."""
+        """The hash of all lines; "" without lines."""
         return str(self._lines[-1]["sha256"]) if self._lines else ""
 
     @property
     def lines(self) -> Sequence[dict[str, Any]]:
-        """Its lines."""
+        """The lines."""
         return self._lines
 
     def rows_in(self, state: str, fragments: Sequence[str]) -> Tensor:
-        """Ids of the rows in this state, (n,), where these are the fragments by number."""
+        """Return the ids of the rows in this state, (n,), if these are the fragments by number."""
         places = {name: number for number, name in enumerate(fragments)}
         mine = [line for line in self._lines if line["state"] == state]
         spans = [row_ids(places[line["fragment"]], *span) for line in mine for span in line["ranges"]]
         return torch.cat([torch.zeros(0, dtype=torch.int64), *spans])
 
     def states_of(self, addresses: Iterable[tuple[str, int]]) -> list[str | None]:
-        """The state of each row, by file and offset; None of those that it has not had."""
+        """Return the state of each row, by file and offset; None for rows that are not in the ledger."""
         lines: dict[str, list[dict[str, Any]]] = {}
         for line in self._lines:
             lines.setdefault(line["fragment"], []).append(line)
@@ -109,11 +115,15 @@ class OwnerLedger:
         ]
 
     def count(self, state: str) -> int:
-        """How many rows are in this state."""
+        """Return the number of rows in this state."""
         return sum(line["rows"] for line in self._lines if line["state"] == state)
 
     def add(self, state: str, ids: Tensor, fragments: Sequence[str], *, increment: int, generation: int) -> None:
-        """Add rows (n,), by their ids, durably. CheckpointError where one of them is there already."""
+        """Append rows (n,) by their ids, durably.
+
+        Raises:
+            CheckpointError: A row is in the ledger already.
+        """
         assert state in STATES, state
         if len(ids) and not self._lines and not self._secret.exists():
             write_atomically(self._secret, secrets.token_hex(16).encode())
@@ -139,14 +149,14 @@ class OwnerLedger:
             os.fsync(file.fileno())
 
     def go_back(self, generation: int) -> None:
-        """Take back what was added after this generation of the client's state."""
+        """Remove the rows that were added after this generation of the client's state."""
         kept = [line for line in self._lines if line["generation"] <= generation]
         if len(kept) < len(self._lines):
             write_atomically(self.path, b"".join(json.dumps(line).encode() + b"\n" for line in kept))
         self._read()
 
     def addresses(self, numbers: Sequence[int]) -> list[tuple[str, int]]:
-        """Files and offsets of rows that are learned, by their numbers; none of others."""
+        """Return files and offsets of the learned rows among these numbers."""
         firsts = [line["first"] for line in self._lines]
         found = []
         for number in numbers:
@@ -162,7 +172,7 @@ class OwnerLedger:
         return found
 
     def ids(self, numbers: Tensor, fragments: Sequence[str]) -> Tensor:
-        """Row ids of rows that are learned by the numbers of rows (n,), for a stream with these fragments."""
+        """Return the ids of the learned rows among these numbers (n,), for a stream with these fragments."""
         places = {name: number for number, name in enumerate(fragments)}
         found = self.addresses(numbers.tolist())
         return torch.cat([row_ids(places[name], offset, offset + 1) for name, offset in found] or [numbers[:0]])
@@ -174,7 +184,7 @@ class OwnerLedger:
         with storage(self.path):
             whole = self.path.read_bytes()
         for number, text in enumerate(whole.splitlines(keepends=True), 1):
-            if not text.endswith(b"\n"):  # a kill has cut it off: nobody has heard of it
+            if not text.endswith(b"\n"):  # cut off by a kill, so it was never reported
                 if self._mend:
                     write_atomically(self.path, whole[: -len(text)])
                 break
@@ -193,7 +203,7 @@ class OwnerLedger:
         return hashlib.sha256((before + json.dumps(content, sort_keys=True)).encode()).hexdigest()
 
     def _take(self, line: dict[str, Any]) -> None:
-        """Take a line in, where no row of it is there already."""
+        """Append a line, unless one of its rows is in the ledger already."""
         taken = self._taken.setdefault(line["fragment"], [])
         both = sorted([*taken, *map(tuple, line["ranges"])])
         for (_, stop), (start, _) in pairwise(both):

@@ -1,6 +1,6 @@
-"""The node of an owner on a SuperLink: messages in, answers out, in a process that stays.
+"""The node of an owner on a SuperLink: it receives messages and sends answers in one long-running process.
 
-Flower's own SuperNode starts a process for every message, and looks for messages every 3 s.
+Flower's own SuperNode starts a process for every message, and polls for messages every 3 s.
 """
 
 from __future__ import annotations
@@ -21,25 +21,28 @@ from incr_core.errors import EngineError, JobError
 __all__ = ["OwnerNode", "TurnedAway", "node_key"]
 
 HEARTBEAT = 10.0
-"""Seconds that a sign of life holds for; the SuperLink waits for twice as long before it counts a node as gone."""
+"""Seconds for which a heartbeat is valid. The SuperLink waits for twice as long before it counts a node as gone."""
 
 PAUSES = (0.05, 0.5)
-"""Seconds between two looks for messages: after one came, and at most."""
+"""Seconds between two polls for messages: after a message, and at most."""
 
 Keys = tuple[ec.EllipticCurvePrivateKey, ec.EllipticCurvePublicKey]
 
 
 class TurnedAway(EngineError):
-    """The SuperLink is there, and does not let this node in."""
+    """The SuperLink answers, and refuses this node."""
 
 
 class OwnerNode:
-    """A node that has joined the SuperLink at `address`, for the time of a `with`.
+    """A node that has joined the SuperLink at `address`, within a `with` statement.
 
-    certificates: of who signed the SuperLink's, PEM; None: no TLS. keys: with which it is registered there; None: it
-    registers itself under new ones, where the SuperLink lets everybody in.
+    Args:
+        address: "HOST:PORT" of the SuperLink.
+        certificates: PEM certificates that signed the SuperLink's. None: no TLS.
+        keys: Keys that are registered at the SuperLink. None: the node registers new ones, if the SuperLink admits all.
 
-    Raises EngineError where it is turned away, or nobody answers.
+    Raises:
+        EngineError: The SuperLink refuses the node, or does not answer.
     """
 
     def __init__(self, address: str, certificates: bytes | None = None, keys: Keys | None = None) -> None:
@@ -79,12 +82,12 @@ class OwnerNode:
             self._client.DeactivateNode(flower.DeactivateNodeRequest(node_id=self.node.node_id))
             if self._registers:
                 self._client.UnregisterNode(flower.UnregisterNodeFleetRequest(node_id=self.node.node_id))
-        except (httpx.HTTPError, RuntimeError):  # it will see that nobody is there
+        except (httpx.HTTPError, RuntimeError):  # the SuperLink will notice that the node is gone
             pass
         self._client.close()
 
     def receive(self) -> Message | None:
-        """The next message, once there is one; None after a while without any."""
+        """Return the next message; None after a while without any."""
         try:
             found = self._client.PullMessages(flower.PullMessagesRequest(node=self.node))
             if not found.messages_list:
@@ -103,7 +106,7 @@ class OwnerNode:
                 received,
                 return_type=Message,
             )
-        except Exception as error:  # what Flower raises where a message is not whole, too
+        except Exception as error:  # includes what Flower raises for an incomplete message
             raise self._fault(error) from error
         return flower.named(message, metadata.message_id)
 
@@ -129,17 +132,20 @@ class OwnerNode:
             raise self._fault(error) from error
 
     def _beat(self) -> None:
-        """Give signs of life until the node leaves."""
+        """Send heartbeats until the node leaves."""
         while not self._left.wait(HEARTBEAT / 2):
             try:
                 self._client.SendNodeHeartbeat(
                     flower.SendNodeHeartbeatRequest(node=self.node, heartbeat_interval=HEARTBEAT)
                 )
-            except (httpx.HTTPError, RuntimeError):  # what asks for messages meets it too, and tells
+            except (httpx.HTTPError, RuntimeError):  # polling for messages fails too, and reports it
                 continue
 
     def _fault(self, error: Exception, *, joins: bool = False) -> EngineError:
-        """What is wrong. joins: else a node that is not known any more may join again: the SuperLink was restarted."""
+        """Return the error to raise.
+
+        A node that was joined may join again after a restart of the SuperLink; joins: it has not.
+        """
         place = f"--superlink {self._address}"
         if not isinstance(error, httpx.HTTPStatusError):
             return EngineError(f"{place}: expected a SuperLink, got {type(error).__name__}: {error}")
@@ -158,7 +164,7 @@ def _without_content(message: Message) -> Message:
 
 
 def node_key(path: str | Path) -> Keys:
-    """The keys in a file with a private key, EC and in OpenSSH's format, as Flower takes it."""
+    """Return the keys in a file with an EC private key in OpenSSH's format, which Flower uses."""
     try:
         key = load_ssh_private_key(Path(path).expanduser().read_bytes(), None)
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a server knows of the owners that take part in a run."""
+"""The server's record of the owners in a run."""
 
 from __future__ import annotations
 
@@ -12,45 +12,56 @@ from incr_core.shown import shown
 __all__ = ["FAILURES", "NAMED", "Member", "is_name"]
 
 FAILURES = 3
-"""Failures in a row after which a client is asked no more; the same command, given again, asks it once more."""
+"""Failures in a row after which a client is no longer asked. A restart of the command asks it again."""
 
 PASSING = ("node", "opened", "coming", "offered", "failures", "empty")
-"""What is found out anew whenever a run starts."""
+"""Fields that are determined again at each start of a run."""
 
 
 NAMED = "up to 100 characters that can be printed, without / and \\"
-"""What a client may be called."""
+"""Description of valid client names."""
 
 
 def is_name(text: str) -> bool:
-    """Whether a client may be called so.
+    """Return whether a name of a client is valid.
 
-    >>> is_name("Klinik Süd 2"), is_name("../north"), is_name(" "), is_name("red\x1b[2J")
-    (True, False, False, False)
+    Example:
+        >>> is_name("Klinik Süd 2"), is_name("../north"), is_name(" "), is_name("red\x1b[2J")
+        (True, False, False, False)
     """
     return re.fullmatch(r"(?!\s)[^/\\]{1,100}(?<!\s)", text) is not None and shown(text) == text
 
 
 @dataclass(slots=True)
 class Member:
-    """One owner's client.
+    """The client of one owner.
 
-    name, index, identity: who it is, its place in every sum, and the secret by which it is known again.
-    generation: after how many messages that changed it the server believes it to be.
-    told: how many rows it has told of, which have numbers since. learned: how many of them are in the model.
-    ledger: the hash of its own ledger then. held: whether it holds rows that it has offered in vain. holds: whether it
-    has rows, or what is to be told of them, that are too few to be told of (its owner's `privacy.min_rows`).
-    back: whether it has rows left that it holds back from learning until its next increment (`publish.holdout`).
-    erased: how many rows its owner has erased since.
-    epsilon: what it has spent of its privacy, as it says; limit: of how much. spent: whether it learns no more.
-    node: where it is, None while it is away. opened: whether it knows of this start of the run.
-    coming: when its next increment ends, by its clock; None where there is none.
-    offered: the rows that it has offered for the increment at hand. failures: how many since
-    it learned last. empty: increments in a row in which it has told of nothing.
+    Attributes:
+        name: Its name.
+        index: Its place in every sum.
+        identity: The secret that identifies it.
+        generation: Number of messages that have changed it, as far as the server knows.
+        told: Number of rows that it has reported. They have the numbers below.
+        learned: Number of these rows that are in the model.
+        ledger: Hash of its ledger at the last answer.
+        held: Whether it has rows that it has offered and that were not learned.
+        holds: Whether it has rows, or data to report, that are too few for `privacy.min_rows`.
+        back: Whether it has rows that it holds back until its next increment (`publish.holdout`).
+        erased: Number of rows that its owner has erased.
+        epsilon: Its own report of the privacy that it has spent.
+        limit: Its privacy budget.
+        spent: Whether it has stopped learning because the budget is spent.
+        node: Its node; None while it is away.
+        opened: Whether it has been opened since this start of the run.
+        coming: End of its next increment, by its clock; None without one.
+        offered: Number of rows that it has offered for the current increment.
+        failures: Number of failures since it last learned.
+        empty: Number of increments in a row in which it has reported nothing.
 
-    >>> member = Member("north", 0, "5ec3e7", generation=7, told=120, learned=118, node=11)
-    >>> Member.from_document(member.document()).node is None
-    True
+    Example:
+        >>> member = Member("north", 0, "5ec3e7", generation=7, told=120, learned=118, node=11)
+        >>> Member.from_document(member.document()).node is None
+        True
     """
 
     name: str
@@ -80,10 +91,10 @@ class Member:
         return self.node is not None and self.opened and self.failures < FAILURES
 
     def document(self) -> dict[str, Any]:
-        """What is kept with a commit."""
+        """Return the fields that a commit saves."""
         return {key: value for key, value in asdict(self).items() if key not in PASSING}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Member:
-        """As it was at a commit."""
+        """Return the member as it was at a commit."""
         return cls(**document)

@@ -1,4 +1,4 @@
-"""The owners that take part in a run: each has rows, a ledger, a clock and a pace of its own, and may be away."""
+"""The owners in a run: each has its own rows, ledger, clock and pace, and may be away."""
 
 from __future__ import annotations
 
@@ -27,20 +27,22 @@ from incr_core.update import Weights
 __all__ = ["Owners"]
 
 MOST_EMPTY = 1000
-"""Increments in a row of which a client may tell nothing. Where its `privacy.min_rows` holds rows back, it tells of
-them once they are enough."""
+"""Maximum number of increments in a row in which a client may report nothing.
+
+If `privacy.min_rows` holds its rows back, it reports them once they are enough.
+"""
 
 
 class Owners(Attendance):
-    """Clients with rows of their own, on a SuperLink.
+    """Clients on a SuperLink that own their rows.
 
-    What is known of each is a `Member`; only counts of rows are told here. Rows are numbered in the order in which they
-    are told: row n of an owner is row n of the fragment with its name. So the server's ledger says of each in which
-    version it is, and the owner's which row that is.
+    The server knows each as a `Member`, and counts of its rows. Rows are numbered in the order in which they are
+    reported: row n of an owner is row n of the fragment with its name. So the server's ledger contains the version of
+    each number, and the owner's ledger the row of each number.
 
-    Where increments are ticks of a clock, those clients take part in one whose own next tick it is, so that each row is
-    learned with those of its time; otherwise, each takes its own next increment. A client that fails, or does not
-    answer within `federated.round_timeout`, is left out; what the server has not had of it stays with it.
+    If increments are ticks of a clock, the clients whose next tick comes first take part, so that rows are learned with
+    others of the same time. Otherwise each client takes its next increment. A client that fails, or does not answer
+    within `federated.round_timeout`, is left out, and keeps the rows that the server has not received.
     """
 
     def __init__(self, job: Job, grid: Grid | None = None) -> None:
@@ -51,7 +53,7 @@ class Owners(Attendance):
     # -- beginning and ending ----------------------------------------------------------------------------------------
 
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
-        """Wait for `federated.min_clients`; returns what the first of them has told of the model."""
+        """Wait for `federated.min_clients`. Return the description of the model by one of them."""
         if commit is None:
             self._number = 0
             self._begin_anew(secrets.token_hex(8), [])
@@ -70,14 +72,14 @@ class Owners(Attendance):
         return self._described
 
     def save(self, version: int) -> dict[str, Any]:
-        """Let those that are there keep their state; returns what is known of all."""
-        self.news = []  # what was known before is in this commit; what is found now, in the next
+        """Have the present clients save their state. Return the records of all."""
+        self.news = []  # earlier news is in this commit, later news in the next
         self.ask("query.save", self.there, {"version": version})
         members = [member.document() for member in self.members]
         return {"owners": {"run": self._run, "number": self._number, "members": members}}
 
     def told(self) -> dict[str, Any]:
-        """Of each owner: the rows learned, the hash of its own ledger, and whether it has rows left in the end."""
+        """Return the rows learned of each owner, the hash of its ledger, and whether it has rows left at the end."""
         clients = {
             member.name: {
                 "rows_learned": member.learned,
@@ -92,7 +94,7 @@ class Owners(Attendance):
         return {"clients": clients}
 
     def close(self) -> None:
-        """Leave the SuperLink; the owners stay there."""
+        """Leave the SuperLink. The owners stay there."""
         if self._grid is not None and not self._lent:
             self._grid.finish()  # type: ignore[attr-defined]
             self._grid = None
@@ -100,7 +102,7 @@ class Owners(Attendance):
     # -- an increment ------------------------------------------------------------------------------------------------
 
     def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
-        """Let those take an increment whose turn it is; none where nobody has any left."""
+        """Have the clients take an increment whose turn it is; returns none when no client has any left."""
         while True:
             self._gather()
             due = self._due()
@@ -122,15 +124,18 @@ class Owners(Attendance):
                 return self._arrivals({client: document["arrival"] for client, document in documents.items()})
 
     def _count_empty(self, member: Member, arrival: Mapping[str, Any]) -> None:
-        """Wait no more for one that has come with nothing for so long: it would keep a run going for ever."""
+        """Stop waiting for a client that has reported nothing in too many increments.
+
+        It would keep a run going for ever.
+        """
         member.empty = 0 if any(arrival[key] for key in COUNTS) else member.empty + 1
         if member.empty >= MOST_EMPTY:
             member.coming = None
-            what = f"{MOST_EMPTY:,} increments in a row of which it told nothing"
+            what = f"{MOST_EMPTY:,} increments in a row in which it reported nothing"
             self._tell("client refused", f"client {member.name}: {what}", "it is not waited for until it comes again")
 
     def _due(self) -> list[int]:
-        """Whose turn it is."""
+        """Return the clients whose turn it is."""
         there = [member for member in self.members if member.there]
         window = min((member.coming for member in there if member.coming is not None), default=None)
         return [
@@ -140,7 +145,7 @@ class Owners(Attendance):
         ]
 
     def _has_left(self, member: Member) -> bool:
-        """Whether it has rows to learn, though no increment of its own is left."""
+        """Return whether it has rows to learn, but no further increment."""
         return (member.held or member.back) and member.index not in self.held_out
 
     def _arrivals(self, told_of: Mapping[int, Mapping[str, Any]]) -> list[Arrival]:
@@ -157,7 +162,10 @@ class Owners(Attendance):
         ]
 
     def _arrival(self, member: Member, tick: Tick, document: Mapping[str, Any]) -> Arrival:
-        """What one has told, with the next numbers for its rows; those to learn come last, and may come again."""
+        """Return a client's report as an arrival with the next numbers for its rows.
+
+        Rows to learn come last, since they may be offered again.
+        """
         duplicates = self._numbered(member, document["duplicates"])
         member.told += len(duplicates)
         bad = self._numbered(member, document["bad"])
@@ -182,7 +190,7 @@ class Owners(Attendance):
         return row_ids(member.index, member.told, member.told + count)
 
     def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:
-        """Rows that are in the model, or let go, have their numbers for good; the others are held by their owner."""
+        """Make the numbers of learned or discarded rows final. The owners keep the other rows."""
         for member, arrival in zip(self.members, arrivals, strict=True):
             if arrival.labelled:
                 member.told += arrival.labelled
@@ -192,7 +200,7 @@ class Owners(Attendance):
                 member.held = not arrival.labelled
 
     def _tell_pending(self) -> None:
-        """Say who may have rows that nobody has learned, now that the others have none left."""
+        """Report the clients that may have unlearned rows when the others have none left."""
         for member in filter(self._waits_for, self.members):
             print(f"incr: client {shown(member.name)} is away; its rows wait until it is back", file=sys.stderr)
 

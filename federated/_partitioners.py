@@ -1,11 +1,11 @@
-"""Clients that one table is dealt to: what `federated.clients` says besides a column, a hash of one, and blocks.
+"""Partitions of one table into clients: the values of `federated.clients` besides columns, hashes and blocks.
 
-iid:N              every row is drawn to any of N clients alike
-dirichlet:N:ALPHA  of each label, clients have shares drawn from Dir(ALPHA)
+iid:N              every row is assigned to one of N clients with equal probability
+dirichlet:N:ALPHA  the clients' shares of each label are drawn from Dir(ALPHA)
 labels:N:K         each client has rows of K labels
-shards:N:S         labels are cut into N * S shards, and each client has S of them
-quantity:N:ALPHA   clients' shares in all rows are drawn from Dir(ALPHA)
-time:N:DURATION    each client has every N-th span of time
+shards:N:S         labels are divided into N * S shards, and each client has S of them
+quantity:N:ALPHA   the clients' shares of all rows are drawn from Dir(ALPHA)
+time:N:DURATION    each client has every N-th time span
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from incr_core.job import Job
 __all__ = ["PARTITIONERS", "Partitioner"]
 
 Partitioner = Callable[[Job, int, str], list[Client]]
-"""A job, how many clients, and the argument after that, as text -> the clients. ValueError where it is no such one."""
+"""A job, the number of clients, and the remaining argument as text -> the clients. ValueError for an invalid argument.
+"""
 
 COMMON = 1_000_000
-"""About how many rows there are, where only shares are known."""
+"""Assumed number of rows, where only shares are known."""
 
 
 def _drawn(job: Job, kind: str, count: int, number: float) -> list[Client]:
-    """Clients whose rows are drawn; JobError names those that could never get one."""
+    """Return clients whose rows are drawn.
+
+    Raises:
+        JobError: Some clients could never have a row. The message names them.
+    """
     by_label = kind in ("dirichlet", "labels", "shards")
     column = _label(job, kind) if by_label else None
     classes = _classes(job, kind) if by_label else ()
@@ -66,7 +71,7 @@ def _label(job: Job, kind: str) -> str:
 
 
 def _classes(job: Job, kind: str) -> tuple[str, ...]:
-    """The labels as text; none where they are not known and need not be."""
+    """Return the labels as text; none if they are unknown and not needed."""
     features = job.features
     found: Sequence[object] = features.classes or range(features.capacity or 0)
     if not found and kind != "dirichlet":
@@ -97,7 +102,7 @@ def _labels(job: Job, count: int, argument: str) -> list[Client]:
     each, classes = int(argument), _classes(job, "labels")
     if not 0 < each <= len(classes):
         raise JobError(
-            f"federated.clients: expected from 1 to {len(classes)} labels a client, of which there are so many, "
+            f"federated.clients: expected from 1 to {len(classes)} labels a client, of the labels that exist, "
             f"got {each}"
         )
     return _drawn(job, "labels", count, each)

@@ -1,11 +1,11 @@
-"""What an owner has spent of its privacy: a line for each answer that something was worked out of rows for.
+"""Account of the privacy that an owner has spent: a line for each answer that was computed from rows.
 
     {"run": "5ec3...", "generation": 7, "question": "9f86...", "unit": "rows", "noise": 1.0, "times": 2,
      "rows": {"2013-01-04.csv": [[0, 40]]}}
 
-A line is on the disk before its answer is worked out, and is never taken back: neither by a kill, nor by a server that
-goes back to an earlier commit, nor by another run. The same question, asked once more, has the same answer (its noise
-is drawn of a secret and the question), and costs nothing.
+A line is on the disk before its answer is computed, and is never removed: not after a kill, not for a server that goes
+back to an earlier commit, and not for another run. A repeated question has the same answer, since its noise is drawn
+from a secret and the question, and costs nothing.
 """
 
 from __future__ import annotations
@@ -31,13 +31,17 @@ Rows = Mapping[str, Sequence[tuple[int, int]]]
 class PrivacyBudget:
     """The account of one owner, in the file `path`; None: in memory.
 
-    wanted: the promise, with an epsilon. simulated: whether it may be taken back, and lost with the machine.
+    Args:
+        path: The file.
+        wanted: The promise, with an epsilon.
+        simulated: Whether payments may be undone, or lost with the machine.
 
-    >>> budget = PrivacyBudget(None, ClientPrivacy(epsilon=10.0, noise=1.0))
-    >>> [budget.pay(str(number), 1, {}, run="r", generation=number) for number in range(5)]
-    [True, True, True, False, False]
-    >>> budget.pay("2", 1, {}, run="r", generation=2), round(budget.epsilon(), 2)
-    (True, 9.01)
+    Example:
+        >>> budget = PrivacyBudget(None, ClientPrivacy(epsilon=10.0, noise=1.0))
+        >>> [budget.pay(str(number), 1, {}, run="r", generation=number) for number in range(5)]
+        [True, True, True, False, False]
+        >>> budget.pay("2", 1, {}, run="r", generation=2), round(budget.epsilon(), 2)
+        (True, 9.01)
     """
 
     def __init__(self, path: Path | None, wanted: ClientPrivacy, *, simulated: bool = False) -> None:
@@ -45,28 +49,28 @@ class PrivacyBudget:
         self._path, self.wanted, self.limit, self._simulated = path, wanted, wanted.epsilon, simulated
         self._lines: list[Mapping[str, Any]] = [] if path is None else [*_read(path)]
         self._paid = {str(line["question"]) for line in self._lines}
-        self._most, self._measured = 0.0, 0  # of a row, and over how many lines
+        self._most, self._measured = 0.0, 0  # epsilon of the costliest row, and the number of lines that it covers
         if wanted.unit == "client" and any(line["unit"] != "client" for line in self._lines):
             raise JobError(
-                f'privacy.unit: expected "rows" or "row", as when {path or "the run"} was begun, got "client"; put it '
-                "back: what was told before has hidden single rows only"
+                f'privacy.unit: expected "rows" or "row", as when {path or "the run"} began, got "client"; put it '
+                "back: earlier answers have hidden single rows only"
             )
 
     @property
     def lines(self) -> list[Mapping[str, Any]]:
-        """All that was paid."""
+        """All payments."""
         return list(self._lines)
 
     def go_back(self, lines: Iterable[Mapping[str, Any]]) -> None:
-        """Stand where nothing else was paid: in a simulation, which promises nobody anything."""
-        assert self._simulated, "what an owner has told cannot be taken back"
+        """Replace the payments by these. Only a simulation may do so, which makes no promise to anyone."""
+        assert self._simulated, "the payments of an owner cannot be undone"
         self._lines, self._most, self._measured = [*lines], 0.0, 0
         self._paid = {str(line["question"]) for line in self._lines}
         if self._path is not None:
             write_atomically(self._path, b"".join(json.dumps(line).encode() + b"\n" for line in self._lines))
 
     def epsilon(self) -> float:
-        """What has been spent; where each row has a budget, at most, of the row that has cost most."""
+        """Return the epsilon that has been spent. With a budget for each row, it is that of the costliest row."""
         if self.wanted.unit != "row":
             return self._spent(self._lines, None).epsilon(self.wanted.delta)
         for place in range(self._measured, len(self._lines)):
@@ -76,10 +80,14 @@ class PrivacyBudget:
         return self._most
 
     def affords(self, times: int, rows: Rows, *, run: str, generation: int | None = None) -> bool:
-        """Whether so many steps on these rows can be paid.
+        """Return whether the budget pays for this number of steps on these rows.
 
-        generation: that of the client's state, where it may have been taken back: what the run has paid since is not
-        counted then, since the same questions will come again.
+        Args:
+            times: Number of steps of the account.
+            rows: The rows.
+            run: The run.
+            generation: Generation of the client's state, if it may have been taken back. Later payments of the run are
+                then not counted, since the same questions will be repeated.
         """
         before = [
             line
@@ -89,7 +97,10 @@ class PrivacyBudget:
         return not times or self._buys(before, times, rows)
 
     def pay(self, question: str, times: int, rows: Rows, *, run: str, generation: int) -> bool:
-        """Pay for the answer to a question, durably; False where it cannot be, and must not be answered."""
+        """Pay for the answer to a question, durably.
+
+        False if the budget is too small, and the question must not be answered.
+        """
         if question in self._paid or not times:
             return True
         if not self._buys(self._lines, times, rows):
@@ -115,7 +126,7 @@ class PrivacyBudget:
         return after.epsilon(self.wanted.delta) <= self.limit
 
     def _spent(self, lines: Sequence[Mapping[str, Any]], rows: Rows | None) -> Accountant:
-        """What was paid for all, or for what has any of these rows in it: no row among them has cost more."""
+        """Return the account of all payments, or of those for any of these rows, which bounds the cost of each row."""
         account = Accountant()
         for line in lines:
             if rows is None or _meet(line["rows"], rows):
@@ -124,10 +135,11 @@ class PrivacyBudget:
 
 
 def _meet(one: Rows, other: Rows) -> bool:
-    """Whether some row is in both.
+    """Return whether a row is in both.
 
-    >>> _meet({"a": [(0, 5)]}, {"a": [(5, 9)]}), _meet({"a": [(0, 5)]}, {"a": [(4, 9)], "b": [(0, 1)]})
-    (False, True)
+    Example:
+        >>> _meet({"a": [(0, 5)]}, {"a": [(5, 9)]}), _meet({"a": [(0, 5)]}, {"a": [(4, 9)], "b": [(0, 1)]})
+        (False, True)
     """
     return any(
         start < stop and begin < end
@@ -138,7 +150,7 @@ def _meet(one: Rows, other: Rows) -> bool:
 
 
 def _append(path: Path, line: bytes, *, durably: bool) -> None:
-    """Write a line, all of it or nothing: after half of one, the next would stand in the same line."""
+    """Write a line completely or not at all. The next line would otherwise continue half a line."""
     with storage(path), open(path, "ab", buffering=0) as file:
         before = file.tell()
         try:
@@ -154,7 +166,7 @@ def _append(path: Path, line: bytes, *, durably: bool) -> None:
 
 
 def _read(path: Path) -> list[dict[str, Any]]:
-    """The lines of an account; one that a kill has cut off was never answered, and is taken off."""
+    """Return the lines of an account. A line that a kill has cut off was never answered, and is removed."""
     if not path.exists():
         return []
     with storage(path):
@@ -170,8 +182,8 @@ def _read(path: Path) -> list[dict[str, Any]]:
                 raise ValueError
         except (ValueError, AttributeError):
             raise CheckpointError(
-                f"{path}: line {number} is not as it was written; restore it from a copy: without it nobody knows what "
-                "is spent"
+                f"{path}: line {number} is not as it was written; restore it from a copy: without it the "
+                "spent budget is unknown"
             ) from None
         found.append(line)
     return found

@@ -1,10 +1,10 @@
-"""Tensors and nested state to Flower records and back, bit for bit.
+"""Conversion of tensors and nested state to Flower records and back, bit for bit.
 
-    tensors --pack--> ArrayRecord: one flat buffer, and its layout as JSON
-    state   --tell--> RecordDict:  its tensors as such a record, its structure as JSON
+    `pack`: tensors -> ArrayRecord, with one flat buffer, and its layout as JSON
+    `tell`: state -> RecordDict, with its tensors as such a record, and its structure as JSON
 
-One buffer instead of one per tensor, because a buffer crosses Ray's object store without being copied, and a hundred
-small ones cost more than one large. Integers and bfloat16 travel as they are: nothing becomes a float.
+All tensors share one buffer, because a buffer crosses Ray's object store without a copy, and a hundred small ones cost
+more than one large. Integers and bfloat16 keep their types.
 """
 
 from __future__ import annotations
@@ -28,12 +28,13 @@ __all__ = ["filled", "pack", "payload", "tell", "thinned", "told", "unpack"]
 def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:
     """Copy tensors of any shapes and dtypes into one record, in the order given.
 
-    >>> import torch
-    >>> record = pack({"weight": torch.ones(2, 2), "bias": torch.zeros(2), "seen": torch.tensor(7)})
-    >>> list(record)
-    ['layout', 'tensors']
-    >>> unpack(record)["seen"]
-    tensor(7)
+    Example:
+        >>> import torch
+        >>> record = pack({"weight": torch.ones(2, 2), "bias": torch.zeros(2), "seen": torch.tensor(7)})
+        >>> list(record)
+        ['layout', 'tensors']
+        >>> unpack(record)["seen"]
+        tensor(7)
     """
     flat = FlatTensors.of(tensors)
     record = ArrayRecord()
@@ -43,47 +44,52 @@ def pack(tensors: Mapping[str, Tensor]) -> ArrayRecord:
 
 
 def unpack(record: ArrayRecord, *, copy: bool = True) -> dict[str, Tensor]:
-    """The tensors of a packed record, in the order they were given.
+    """Return the tensors of a packed record, in the original order.
 
-    copy: False gives views of the record's own memory, as `FlatTensors.tensors` does.
+    Args:
+        record: The record.
+        copy: False returns views of the record's memory, as `FlatTensors.tensors` does.
     """
     layout = FlatLayout.from_document(json.loads(bytes(record["layout"].data)))
     return FlatTensors(layout, np.frombuffer(record["tensors"].data, np.uint8)).tensors(copy=copy)
 
 
 def tell(state: Any) -> RecordDict:
-    """Any nested state that `packing.pack` takes, as records.
+    """Return nested state of the types of `packing.pack` as records.
 
-    >>> import torch
-    >>> told(tell({"rows": torch.tensor([3, 4]), "seconds": 0.5, "bad": []}))
-    {'rows': tensor([3, 4]), 'seconds': 0.5, 'bad': []}
+    Example:
+        >>> import torch
+        >>> told(tell({"rows": torch.tensor([3, 4]), "seconds": 0.5, "bad": []}))
+        {'rows': tensor([3, 4]), 'seconds': 0.5, 'bad': []}
     """
     tensors, structure = packing.pack(state)
     return RecordDict({"state": pack(tensors), "structure": ConfigRecord({"json": json.dumps(structure)})})
 
 
 def told(content: RecordDict, *, copy: bool = True) -> Any:
-    """What `tell` was given; see `unpack` for `copy`."""
+    """Return the state that was given to `tell`; see `unpack` for `copy`."""
     structure = json.loads(str(content.config_records["structure"]["json"]))
     return packing.unpack(unpack(content.array_records["state"], copy=copy), structure)
 
 
 def payload(content: RecordDict) -> int:
-    """Bytes of the tensors that the records hold.
+    """Return the number of bytes of the tensors in the records.
 
-    >>> import torch
-    >>> payload(RecordDict({"state": pack({"w": torch.ones(10)})})) >= 40
-    True
+    Example:
+        >>> import torch
+        >>> payload(RecordDict({"state": pack({"w": torch.ones(10)})})) >= 40
+        True
     """
     return sum(record.count_bytes() for record in content.array_records.values())
 
 
 def thinned(sums: Packed) -> dict[str, Any]:
-    """Statistics as `tell` takes them, in few bytes (`metrics.packed`): of few rows a histogram is mostly 0.
+    """Return statistics in a compact form for `tell` (`metrics.packed`): a histogram of few rows is mostly 0.
 
-    >>> told_of = thinned({"scores": np.eye(1, 8192)})
-    >>> len(told_of["scores"]["values"]), unpacked(filled(told_of)["scores"]).shape
-    (1, (1, 8192))
+    Example:
+        >>> told_of = thinned({"scores": np.eye(1, 8192)})
+        >>> len(told_of["scores"]["values"]), unpacked(filled(told_of)["scores"]).shape
+        (1, (1, 8192))
     """
     return {name: _told_of(value) for name, value in packed(sums).items()}
 
@@ -97,7 +103,7 @@ def _told_of(value: Told) -> Any:
 
 
 def filled(sums: Mapping[str, Any]) -> Packed:
-    """What `thinned` was given, packed as it was sent."""
+    """Return the statistics that were given to `thinned`, packed as they were sent."""
 
     def sent(value: Any) -> Any:
         if not isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""What is wrong with a client's answer: nobody has to be believed."""
+"""Validation of clients' answers, which are not trusted."""
 
 from __future__ import annotations
 
@@ -29,38 +29,39 @@ from incr_core.shown import shown
 __all__ = ["COUNTS", "Asked", "Known", "Refused", "checked", "named", "sums_of", "unusual"]
 
 COUNTS = ("labelled", "duplicates", "bad", "arriving", "predicted", "scored")
-"""What a client tells of an increment, in rows."""
+"""Numbers of rows in a client's report of an increment."""
 
 RULES = ("mean", "average", "sum", "max")
-"""By which weights and shared state merge (`update.merge`)."""
+"""Merge rules of weights and of shared state (`update.merge`)."""
 
 MOST = 1 << 24
-"""Rows that a client may tell of in an increment, and numbers in a sum of its."""
+"""Maximum number of rows in a report of an increment, and of numbers in a sum."""
 
 MOST_DIMENSIONS = 8
-"""Of a sum."""
+"""Maximum number of dimensions of a sum."""
 
 MOST_BAD = 1 << 18
-"""Rows in an increment of which it may say that they cannot be used: each has an entry."""
+"""Maximum number of bad rows in an increment. Each has an entry."""
 
 UNUSUAL = 100.0
-"""How many times as large as the others' a client's statistics of a row may be: units and kinds of rows differ."""
+"""Maximum ratio of a client's statistics per row to the median. It is large because units and kinds of rows differ."""
 
 MOST_NAMES = 100
-"""Losses and tasks in an answer."""
+"""Maximum number of losses and of tasks in an answer."""
 
 LOSS = re.compile(r"[\w.:-]{1,100}")
 SECRET = re.compile(r"[0-9a-f]{32}")
 HASH = re.compile(r"([0-9a-f]{64})?")
 
 LATEST = 1 << 62
-"""No time is later, in microseconds."""
+"""Upper limit of times, in microseconds."""
 
 
 class Refused(Exception):
-    """An answer that is left out, and why.
+    """An answer that is left out, with the reason.
 
-    silent: whether there is none.
+    Attributes:
+        silent: Whether there is no answer.
     """
 
     def __init__(self, why: str, *, silent: bool = False) -> None:
@@ -70,13 +71,17 @@ class Refused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a server knows of every client's answers before it has any, from its own job.
+    """Properties of every client's answers that follow from the server's own job.
 
-    sums: the dimensions of each sum for metrics, by its name; empty where only its objective's rows would tell.
-    probes: how many numbers each probe reports. timed: whether increments are ticks of a clock.
-    step: rows of an optimiser's step, over all its batches; 0: it cannot be told. passes: over an increment at most.
-    once: whether rows are told once, however many passes there were, as where passes stop early. slices: their names.
-    trivial: the shape of the sums of trivial predictions; None where there are none.
+    Attributes:
+        sums: Number of dimensions of each sum for metrics, by name; empty if they depend on the objective's rows.
+        probes: Number of values that each probe reports.
+        timed: Whether increments are ticks of a clock.
+        step: Rows of an optimiser step, over all its batches; 0 if it is unknown.
+        passes: Maximum number of passes over an increment.
+        once: Whether rows are counted once for any number of passes, as when passes may stop early.
+        slices: Names of the slices.
+        trivial: Shape of the sums of trivial predictions; None without them.
     """
 
     sums: Mapping[str, int] = field(default_factory=dict)
@@ -91,11 +96,17 @@ class Known:
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked of a client, as far as its answer must fit it.
+    """The question to a client, as far as its answer must fit it.
 
-    anchor: the weights that were sent. shared: the strategy state as the first client has told it. most: how many rows
-    the answer may stand for. generation: at which the client was. wire: how it was to code an update, None where not at
-    all. rules: how weights merge.
+    Attributes:
+        action: Name of the question.
+        anchor: The weights that were sent.
+        shared: The strategy state in the description of the model.
+        most: Maximum number of rows of the answer.
+        generation: Generation of the client.
+        known: Properties of every answer.
+        wire: Coding of updates; None: weights are sent unchanged.
+        rules: Merge rules of the weights.
     """
 
     action: str
@@ -109,11 +120,14 @@ class Asked:
 
 
 def sums_of(objective: Objective) -> dict[str, int]:
-    """The dimensions of an objective's sums for metrics, found on two made-up rows; none where it takes other rows.
+    """Return the number of dimensions of an objective's sums for metrics, measured on two artificial rows.
 
-    >>> from incr_core.objectives import Multiclass
-    >>> sums_of(Multiclass(4))
-    {'sums': 1, 'classes': 2, 'calibration': 2, 'matrix': 2, 'class_scores': 3}
+    The result is empty if the objective needs other rows.
+
+    Example:
+        >>> from incr_core.objectives import Multiclass
+        >>> sums_of(Multiclass(4))
+        {'sums': 1, 'classes': 2, 'calibration': 2, 'matrix': 2, 'class_scores': 3}
     """
     flat, several, sequence = torch.zeros(2), torch.zeros(2, objective.outputs), torch.zeros(2, 3, objective.outputs)
     tried = [(several, targets) for targets in (flat, flat.long(), flat.double(), several)]
@@ -121,24 +135,27 @@ def sums_of(objective: Objective) -> dict[str, int]:
         try:
             measured = objective.measure(objective.predict(outputs), targets)
             return {name: np.ndim(sums) for name, sums in measured.items()}
-        except Exception:  # whatever it may be that another objective does with them
+        except Exception:  # an objective may raise anything on rows of another kind
             continue
     return {}
 
 
 def unusual(observed: Mapping[int, Mapping[str, Tensor]], rows: Mapping[int, int]) -> dict[int, str]:
-    """The clients whose running statistics are too large to be believed, and why; nobody can tell of fewer than three.
+    """Return the clients whose running statistics are implausibly large, with reasons.
 
-    >>> sums = {client: {"model.sums": torch.tensor([10.0, value])} for client, value in enumerate((1.0, 2.0, 1e9))}
-    >>> unusual(sums, {0: 10, 1: 20, 2: 10})
-    {2: 'statistics of model.sums of 1e+08 a row, where the median is 1; at most 100 is believed'}
+    At least three clients are needed.
+
+    Example:
+        >>> sums = {client: {"model.sums": torch.tensor([10.0, value])} for client, value in enumerate((1.0, 2.0, 1e9))}
+        >>> unusual(sums, {0: 10, 1: 20, 2: 10})
+        {2: 'statistics of model.sums of 1e+08 a row, where the median is 1; at most 100 is believed'}
     """
     found: dict[int, str] = {}
     tell = [client for client, sums in observed.items() if sums and rows[client]]
     if len(tell) < 3:
         return found
     for name in observed[tell[0]]:
-        if is_id_count(name):  # as many rows as the client has told of, which is checked
+        if is_id_count(name):  # equal to the number of reported rows, which is checked
             continue
         sizes = {
             client: float(sums.double().norm()) / rows[client]
@@ -154,14 +171,18 @@ def unusual(observed: Mapping[int, Mapping[str, Tensor]], rows: Mapping[int, int
 
 
 def named(who: Mapping[str, Any]) -> tuple[str, str]:
-    """The name and the secret that a client has said. Raises Refused where they are none.
+    """Return the name and the secret that a client has sent.
 
-    >>> named({"name": "north", "identity": "0" * 32})[0]
-    'north'
-    >>> named({"name": "../north", "identity": "0" * 32})
-    Traceback (most recent call last):
-    ...
-    federated._replies.Refused: the name '../north', where up to 100 characters that can be printed, ... were expected
+    Raises:
+        Refused: They are missing or invalid.
+
+    Example:
+        >>> named({"name": "north", "identity": "0" * 32})[0]
+        'north'
+        >>> named({"name": "../north", "identity": "0" * 32})
+        Traceback (most recent call last):
+        ...
+        federated._replies.Refused: the name '../north', where up to 100 characters that can be printed, ...
     """
     name, identity = who.get("name"), who.get("identity")
     if not isinstance(name, str) or not name or not isinstance(identity, str):
@@ -174,7 +195,11 @@ def named(who: Mapping[str, Any]) -> tuple[str, str]:
 
 
 def checked(asked: Asked, answer: Message | None) -> RecordDict:
-    """The content of an answer to a question. Raises Refused where it is none, or not what it should be."""
+    """Return the content of an answer.
+
+    Raises:
+        Refused: There is no answer, or it is not valid.
+    """
     if answer is None:
         raise Refused("no answer in time", silent=True)
     if answer.has_error():
@@ -186,7 +211,7 @@ def checked(asked: Asked, answer: Message | None) -> RecordDict:
         _check(asked, content)
     except Refused:
         raise
-    except Exception as error:  # whatever it may be that a client sends
+    except Exception as error:  # a client may send anything
         raise Refused(f"an answer that cannot be read ({type(error).__name__})") from error
     return content
 
@@ -240,7 +265,7 @@ def _check(asked: Asked, content: RecordDict) -> None:
 
 
 def _decode(content: RecordDict, asked: Asked) -> None:
-    """Replace a coded update by the weights that it stands for, which are then checked as any others."""
+    """Replace a coded update by the decoded weights, which are then checked as all others."""
     if asked.wire is not None:
         try:
             asked.wire.decode(content, asked.anchor, asked.rules)
@@ -249,10 +274,12 @@ def _decode(content: RecordDict, asked: Asked) -> None:
 
 
 def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
-    """As many as so many rows take: by few steps that it tells of, a client would weigh more in FedNova's mean.
+    """Check that the number of steps fits the number of rows.
 
-    Each is of `step` rows, but for the last of a pass, which has fewer, or one more where it would be a batch of one.
-    A review tells none.
+    Too few steps would increase a client's weight in FedNova's mean.
+
+    Each step has `step` rows. The last of a pass has fewer, or one more to avoid a batch of one. A review reports no
+    steps.
     """
     size, told_of = asked.known.step, shown(steps, 40)
     if type(steps) is not int or not 0 <= steps <= asked.most:
@@ -267,28 +294,28 @@ def _check_steps(steps: Any, rows: int, asked: Asked) -> None:
 
 
 def _check_budget(work: Mapping[str, Any]) -> None:
-    """What is spent, and of how much."""
+    """Check the spent budget and its limit."""
     known = all(isinstance(work[key], float) and 0 <= work[key] < math.inf for key in ("epsilon", "limit"))
     if not known or not isinstance(work["spent"], bool):
         raise Refused("a privacy budget that is none")
 
 
 def _check_judged(sums: Tensor) -> None:
-    """A number of rows, and sums over them."""
+    """Check a number of rows, and sums over them."""
     if sums.shape != (5,) or not sums.is_floating_point() or not 0 <= float(sums[0]) <= MOST:
         raise Refused("sums over rows of the past that are none")
     _check_finite({"sums over rows of the past": sums})
 
 
 def _check_compared(document: Mapping[str, Any], known: Known) -> None:
-    """Sums over rows held back, and what the metrics of both versions are made of."""
+    """Check sums over held-back rows, and the sums for the metrics of both versions."""
     _check_judged(document["sums"])
     for name in ("champion", "challenger"):
         _check_sums(document[name], known, coarse=True)
 
 
 def _check_opened(document: Mapping[str, Any]) -> None:
-    """What a client tells of the model, which for the first one becomes everybody's."""
+    """Check a client's description of the model. The description of one client applies to all."""
     Terms.of(document)
     for key in ("rules", "shared_rules"):
         if not all(rule in RULES for rule in document[key].values()):
@@ -317,7 +344,7 @@ def _check_losses(losses: Mapping[str, Any]) -> None:
 
 
 def _check_weights(weights: Mapping[str, Tensor], anchor: Mapping[str, Tensor]) -> None:
-    """Weights have names, shapes and types of the anchor's, and are finite."""
+    """Check that weights have the names, shapes and types of the anchor, and are finite."""
     if weights.keys() != anchor.keys():
         raise Refused("weights by other names")
     for name, value in weights.items():
@@ -336,7 +363,7 @@ def _check_finite(tensors: Mapping[Any, Tensor]) -> None:
 
 
 def _check_arrival(arrival: Any, asked: Asked) -> None:
-    """Counts are counts, and sums are finite and of the shapes that the job has."""
+    """Check that counts are counts, and that sums are finite and have the shapes of the job."""
     if arrival is None:
         return
     for key in COUNTS:
@@ -369,7 +396,7 @@ def _check_arrival(arrival: Any, asked: Asked) -> None:
 
 
 def _check_ids(name: str, counts: Tensor, rows: int, anchor: Mapping[str, Tensor]) -> None:
-    """Distinct ids, each seen in some of the rows, behind an entry that counts all rows."""
+    """Check that the ids are distinct and occur in some of the rows, after an entry that counts all rows."""
     if name.removesuffix(ADMITTED) + ".keys" not in anchor:
         raise Refused(f"counts of ids of {shown(name, 40)}, which is no table of ids")
     if counts.dtype != torch.int64 or counts.dim() != 2 or counts.shape[1] != 2 or not 1 <= len(counts) <= rows + 1:
@@ -381,7 +408,7 @@ def _check_ids(name: str, counts: Tensor, rows: int, anchor: Mapping[str, Tensor
 
 
 def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
-    """Slices are of the job, and their counts are counts."""
+    """Check that slices belong to the job, and that their counts are counts."""
     for name, (rows, sums) in arrival["sliced"].items():
         if name not in known.slices:
             raise Refused(f"metrics of the slice {shown(name, 40)}, which the job does not name")
@@ -391,7 +418,7 @@ def _check_slices(arrival: Mapping[str, Any], known: Known) -> None:
 
 
 def _thick(statistics: Mapping[str, Any]) -> dict[str, Any]:
-    """Sums, and in place of thinned ones (`_records.thinned`) their values, with as many dimensions, once they fit.
+    """Check sums and return them, with the values of thinned ones (`_records.thinned`) in as many dimensions.
 
     Nothing of the size that a client states is allocated here.
     """
@@ -415,7 +442,7 @@ def _ascends(places: np.ndarray[Any, Any], size: int) -> bool:
 
 
 def _check_sums(statistics: Mapping[str, Any], known_of: Known, *, coarse: bool = False) -> None:
-    """Sums for the job's metrics are finite and of their dimensions; coarse: without those of `metrics.FINE`."""
+    """Check that sums for metrics are finite and have their dimensions. coarse: without those of `metrics.FINE`."""
     told_of, known = dict(statistics), known_of.sums
     if coarse:
         known = {name: dimensions for name, dimensions in known.items() if name not in FINE}

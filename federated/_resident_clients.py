@@ -1,10 +1,9 @@
-"""Participants that stay in this process, so that a client's model and data need not be made anew for every message.
+"""Participants that stay in this process, so that a client's model and data are not built again for every message.
 
-Flower promises no more than that a client's `Context.state` follows it from message to message; the process that
-serves it may be another each time. So the context counts the client's generation, one for every message answered. A
-participant that lives here and is of that generation is used as it stands; otherwise it is brought up from the client's
-own disk, where it was written after the last message. Where a client always meets the same process (our `RayGrid`),
-nothing needs to be written between commits, and the context says so.
+Flower guarantees only that a client's `Context.state` follows it from message to message. The process may change. So
+the context counts the client's generation, one for every answered message. A participant in this process with that
+generation is used as it is. Otherwise it is loaded from the client's disk, where it was saved after the last message.
+If a client always has the same process (`RayGrid`), nothing is saved between commits, and the context states it.
 """
 
 from __future__ import annotations
@@ -28,15 +27,15 @@ from incr_core.storage import storage
 __all__ = ["answered", "close_all", "make_resident", "name_of", "promise_of", "resident_of", "state_place"]
 
 CLIENT = "client"
-"""The record of a context that says who the client is."""
+"""Record of a context that identifies the client."""
 
 LIVE = "live"
-"""The folder, beside the committed versions, of a client's state between messages."""
+"""Folder of a client's state between messages, beside the committed versions."""
 
 
 @dataclass(slots=True)
 class ResidentClient:
-    """A participant and the generation it stands at."""
+    """A participant and its generation."""
 
     participant: Participant
     generation: int
@@ -45,21 +44,25 @@ class ResidentClient:
 _residents: dict[tuple[int, str, str], ResidentClient] = {}
 
 _promises: dict[tuple[int, str, str], Promise] = {}
-"""What the residents hide, where they hide something."""
+"""Promises of the residents that hide their rows."""
 
 _reads: dict[tuple[int, str], SharedReads] = {}
-"""What the residents of a run have decoded of their common stream, by the run and its job."""
+"""Decoded parts of the common stream, by the run and its job."""
 
 
 _jobs: dict[str, Job] = {}
-"""The jobs of the residents, by their JSON: a thousand clients need not read it a thousand times."""
+"""Jobs of the residents, by their JSON, so that a thousand clients do not parse it a thousand times."""
 
 
 def make_resident(context: Context, job: str, client: str, folder: str, travels: bool) -> Participant:
-    """Make the client's participant, fresh, and note in the context who it is from now on.
+    """Build the client's participant, and record its identity in the context.
 
-    job, client: their JSON. folder: the client's own, for its state. travels: whether the next message may meet
-    another process.
+    Args:
+        context: The node's context.
+        job: The job as JSON.
+        client: The client as JSON.
+        folder: The client's folder, for its state.
+        travels: Whether the next message may arrive in another process.
     """
     record = ConfigRecord({"job": job, "client": client, "folder": folder, "travels": travels, "generation": 0})
     record["name"] = Client.from_document(json.loads(client)).name
@@ -70,9 +73,10 @@ def make_resident(context: Context, job: str, client: str, folder: str, travels:
 
 
 def resident_of(context: Context) -> Participant:
-    """The client's participant as its last message left it.
+    """Return the client's participant as its last message left it.
 
-    Raises CheckpointError where it is neither here nor, of the right generation, on its disk.
+    Raises:
+        CheckpointError: It is neither in this process nor, with the right generation, on its disk.
     """
     if CLIENT not in context.state:
         raise CheckpointError(
@@ -95,12 +99,12 @@ def resident_of(context: Context) -> Participant:
 
 
 def promise_of(context: Context) -> Promise | None:
-    """What the client hides; None where it hides nothing."""
+    """Return the promise of the client; None without one."""
     return _promises.get(_key(context)) if CLIENT in context.state else None
 
 
 def answered(context: Context, participant: Participant) -> None:
-    """The client has answered a message: one generation on, and on disk if it may travel."""
+    """Advance the client by one generation, and save it if it may move to another process."""
     record = context.state.config_records[CLIENT]
     generation = int(str(record["generation"])) + 1
     if record["travels"]:
@@ -110,18 +114,18 @@ def answered(context: Context, participant: Participant) -> None:
 
 
 def name_of(context: Context) -> str:
-    """The client's name, for messages; its node's number before it has one."""
+    """Return the client's name for messages, or its node's number before it has one."""
     record = context.state.config_records.get(CLIENT)
     return f"node {context.node_id}" if record is None else str(record["name"])
 
 
 def state_place(order: ConfigRecord) -> Path:
-    """The folder of a client's state for the version that is ordered."""
+    """Return the folder of a client's state for the version of an order."""
     return Path(str(order["folder"]), str(order["version"]))
 
 
 def close_all() -> None:
-    """Stop what the residents of this process read ahead."""
+    """Stop reading ahead for the residents of this process."""
     while _residents:
         _residents.popitem()[1].participant.close()
     _promises.clear()
@@ -143,9 +147,9 @@ def _make(context: Context) -> Participant:
 
 
 def _promise(context: Context, participant: Participant) -> None:
-    """Take up the promise that the job makes for its clients, with what is spent of it by the client's own file.
+    """Create the promise that the job makes for its clients, with the payments in the client's file.
 
-    Its noise is drawn of the job's seed: a simulation can be repeated, and hides nothing from who knows the job.
+    The noise is drawn from the job's seed: a simulation is reproducible, and hides nothing from a reader of the job.
     """
     record = context.state.config_records[CLIENT]
     job = _jobs[str(record["job"])]

@@ -1,4 +1,4 @@
-"""The clients of a run as the server reaches them: asked all at once, and answering in one order."""
+"""The clients of a run as the server reaches them: all are asked at once, and their answers have a fixed order."""
 
 from __future__ import annotations
 
@@ -24,20 +24,24 @@ from incr_core.update import Weights
 __all__ = ["LEARNS", "Roster", "budget_spent", "failures_of"]
 
 LEARNS = ("train.learn", "train.review")
-"""Questions that are answered by an update."""
+"""Questions whose answer is an update."""
 
 
 class Roster(ABC):
-    """Who the clients are, in the order of their shares in every sum, and how each is asked.
+    """The clients, in the order of their shares in every sum, and the communication with each.
 
-    names, origins: of the clients, and of what rows are from by the numbers that their ids bear, as far as it is known.
-    alike: whether an order that is given to all is the same for each.
-    failed: clients whose answers did not come, or were left out, and why; since the last increment.
-    held_out: clients that never learn, and on whose rows the model is evaluated.
-    down, up: bytes of the tensors sent to, and received from, each client. seconds: for each question, that the busiest
-    process worked. All add up.
-    cpu_seconds, memory: of all processes, and of the one that took most (`Usage.spent`); since the last increment.
-    wire, rules: how clients code what they learn, None where weights travel unchanged; and how weights merge.
+    Attributes:
+        names: Names of the clients.
+        origins: Origins of rows by the numbers in their ids, as far as they are known.
+        alike: Whether an order for all clients is the same for each.
+        failed: Clients without a valid answer, with reasons, since the last increment.
+        held_out: Clients that never learn, and on whose rows the model is evaluated.
+        down, up: Bytes of the tensors sent to, and received from, each client.
+        seconds: Working time of the busiest process, summed over questions.
+        cpu_seconds: CPU time of all processes, since the last increment.
+        memory: Memory of the process that used most (`Usage.spent`), since the last increment.
+        wire: Coding of clients' updates; None: weights travel unchanged.
+        rules: Merge rules of the weights.
     """
 
     alike = True
@@ -55,7 +59,7 @@ class Roster(ABC):
     @property
     @abstractmethod
     def names(self) -> list[str]:
-        """The clients' names."""
+        """Names of the clients."""
 
     @property
     @abstractmethod
@@ -64,29 +68,32 @@ class Roster(ABC):
 
     @abstractmethod
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
-        """Reach the clients, and let each become itself: fresh, or as it was at a commit. Returns what one has told."""
+        """Reach and open the clients, new or in the state of a commit.
+
+        Return the description of the model by one of them.
+        """
 
     @abstractmethod
     def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
-        """Let clients take their next increment: an arrival for each client, none where all streams have ended."""
+        """Have clients take their next increment. Return an arrival for each client; none if all streams have ended."""
 
     def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:  # noqa: B027
-        """An increment is over: the rows still told of are in the model or, if not `learned`, were let go."""
+        """Finish an increment. The rows in the arrivals are in the model or, if not `learned`, were discarded."""
 
     @abstractmethod
     def save(self, version: int) -> dict[str, Any]:
-        """Let clients keep their state for a version; returns what is to be known of them then."""
+        """Have clients save their state for a version. Return the server's records of them."""
 
     def told(self) -> dict[str, Any]:
-        """What the summary of a run tells of them."""
+        """Return the clients' entries in the summary of a run."""
         return {}
 
     @abstractmethod
     def close(self) -> None:
-        """Leave them, and stop what was started here. May be called twice."""
+        """Disconnect from the clients, and stop the processes started here. May be called twice."""
 
     def may_learn(self, client: int) -> bool:
-        """Whether a client with rows can be asked to learn the increment at hand."""
+        """Return whether a client with rows can be asked to learn the current increment."""
         return True
 
     def expects(self, wire: Wire | None, rules: Mapping[str, str]) -> None:
@@ -94,7 +101,7 @@ class Roster(ABC):
         self.wire, self.rules = wire, rules
 
     def candidates(self, arrivals: Sequence[Arrival]) -> dict[int, int]:
-        """Of the increment at hand, the clients that can be asked to learn, in order: client -> its rows to learn."""
+        """Return the clients that can learn the current increment, in order: client -> number of its rows to learn."""
         return {
             client: arrival.labelled
             for client, arrival in enumerate(arrivals)
@@ -102,19 +109,19 @@ class Roster(ABC):
         }
 
     def take_up(self, rounds: list[list[int]], arrivals: Sequence[Arrival]) -> list[list[int]]:
-        """The participants of each round, for which these clients are drawn; their arrivals tell of the rows."""
+        """Return the participants of each round for these drawn clients. Their arrivals describe the rows."""
         return rounds
 
     def whom(self, participants: Sequence[int], number: int) -> Sequence[Mapping[str, ArrayRecord]] | None:
-        """For each participant of the round of that number, which of its clients are drawn; None: it is one itself."""
+        """Return the drawn clients of each participant of a round; None if each participant is one client."""
         return None
 
     def answering(self, drawn: Sequence[int], number: int) -> Sequence[int]:
-        """Of those drawn for the round of that number of the increment at hand, who is to be asked."""
+        """Return those of the drawn clients that are asked in a round of the current increment."""
         return drawn
 
     def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
+        """Return orders to learn with the number of each client's batch, if clients learn in batches."""
         return orders
 
     # -- a question --------------------------------------------------------------------------------------------------
@@ -130,10 +137,9 @@ class Roster(ABC):
         anchor: Weights | None = None,
         shared: Mapping[str, Tensor] | None = None,
     ) -> dict[int, RecordDict]:
-        """Send a message to each of these clients that can be asked; returns the answers that are accepted, by client,
-        in the same order.
+        """Send a message to each of these clients that can be asked. Return the accepted answers, by client.
 
-        Law 8 is kept here: whoever answers first, sums run in the order of `clients`.
+        Law 8 is kept here: sums run in the order of `clients`, whatever the order of the answers.
         """
         places = [place for place, client in enumerate(clients) if self._may_ask(client)]
         clients = [clients[place] for place in places]
@@ -173,18 +179,18 @@ class Roster(ABC):
     @property
     @abstractmethod
     def _reached(self) -> Grid:
-        """The grid on which they are."""
+        """The grid of the clients."""
 
     @abstractmethod
     def _node(self, client: int) -> int:
-        """The node of a client."""
+        """Return the node of a client."""
 
     def _may_ask(self, client: int) -> bool:
-        """Whether a client is there to be asked."""
+        """Return whether a client is present and can be asked."""
         return True
 
     def _order(self, client: int, order: Mapping[str, Any]) -> ConfigRecord:
-        """An order as a client gets it."""
+        """Return the order for a client."""
         return ConfigRecord(dict(order))
 
     def _exchange(self, messages: list[Message]) -> list[Message]:
@@ -194,14 +200,15 @@ class Roster(ABC):
     def _accepted(
         self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
     ) -> dict[int, RecordDict]:
-        """What is to be made of their answers to a question with this anchor; None where one has not come."""
+        """Return the accepted answers to a question with this anchor. An answer is None if it has not arrived."""
 
 
 def budget_spent(client: str, epsilon: float, limit: float) -> tuple[str, str, str]:
-    """The event that a client's privacy budget is spent.
+    """Return the event that a client's privacy budget is spent.
 
-    >>> budget_spent("north", 7.911, 8.0)[1]
-    'client north: epsilon 7.91 of 8'
+    Example:
+        >>> budget_spent("north", 7.911, 8.0)[1]
+        'client north: epsilon 7.91 of 8'
     """
     return (
         "budget spent",
@@ -212,7 +219,7 @@ def budget_spent(client: str, epsilon: float, limit: float) -> tuple[str, str, s
 
 @contextmanager
 def failures_of(grid: Grid, doing: str) -> Iterator[None]:
-    """EngineError for whatever a grid raises: they go over HTTP, gRPC or Ray, each with errors of its own."""
+    """Convert any error of a grid to EngineError. Grids over HTTP, gRPC and Ray raise different types."""
     try:
         yield
     except IncrError:
@@ -225,12 +232,12 @@ def failures_of(grid: Grid, doing: str) -> Iterator[None]:
 
 
 def _size(answer: Message | None) -> int:
-    """Bytes of the tensors in an answer."""
+    """Return the number of bytes of the tensors in an answer."""
     return payload(answer.content) if answer is not None and answer.has_content() else 0
 
 
 def _busiest(answers: Sequence[RecordDict]) -> float:
-    """Seconds that the process which worked longest has worked."""
+    """Return the working time of the busiest process, in seconds."""
     worked: dict[int, float] = {}
     for answer in answers:
         work = answer.config_records[WORK]

@@ -1,4 +1,4 @@
-"""Who of the clients with rows learns in a round: drawn by the job's seed, whatever workers there are.
+"""Selection of the clients with rows that learn in a round, drawn by the job's seed for any number of workers.
 
 A client that is drawn in none of an increment's rounds keeps its rows, and offers them again with its next increment.
 """
@@ -18,27 +18,37 @@ __all__ = ["Selection"]
 
 
 class Selection:
-    """The draw, as [federated] asks for it; seed: the job's.
+    """The draw that `[federated]` defines.
 
-    A round has ceil(fraction * n) of n clients with rows, or `clients_per_round`; never fewer than `min_clients`, where
-    so many have rows. Without replacement, and with equal chances ("uniform"), or by weights ("rows": how many rows
-    each has to learn; "availability": the share of the questions put to it that it has answered so far): the k largest
-    of log(u_i) / weight_i, u_i uniform (Efraimidis and Spirakis 2006, algorithm A).
+    A round has ceil(fraction * n) of n clients with rows, or `clients_per_round`, but at least `min_clients` if that
+    many have rows. Clients are drawn without replacement, with equal chances ("uniform") or by weights ("rows": rows to
+    learn; "availability": share of questions answered so far). The draw takes the k largest of log(u_i) / weight_i with
+    uniform u_i.
 
-    >>> draw = Selection(FederatedSection(clients_per_round=2, select="rows", rounds=2), seed=0)
-    >>> draw.rounds({3: 1, 5: 1000, 8: 1000})
-    [[5, 8], [5, 8]]
+    Args:
+        wanted: The section.
+        seed: The job's seed.
+
+    Example:
+        >>> draw = Selection(FederatedSection(clients_per_round=2, select="rows", rounds=2), seed=0)
+        >>> draw.rounds({3: 1, 5: 1000, 8: 1000})
+        [[5, 8], [5, 8]]
+
+    Reference:
+        Efraimidis and Spirakis 2006, algorithm A.
     """
 
     def __init__(self, wanted: FederatedSection, seed: int) -> None:
         self._wanted = wanted
         self._generator = torch.Generator().manual_seed(seed)
-        self._asked: dict[int, list[int]] = {}  # client -> questions, and answers among them
+        self._asked: dict[int, list[int]] = {}  # client -> number of questions and of answers
 
     def rounds(self, rows: Mapping[int, int], *, all_of_them: bool = False) -> list[list[int]]:
-        """The clients of each round of an increment, in order, of those with rows to learn (client -> how many).
+        """Return the clients of each round of an increment, in order.
 
-        all_of_them: as in the warm start; there is no model yet that could do without them.
+        Args:
+            rows: Client -> its number of rows to learn.
+            all_of_them: Select all, as in the warm start, when no model exists yet.
         """
         candidates, wanted = list(rows), self._wanted
         if not candidates:
@@ -51,7 +61,7 @@ class Selection:
         return [[candidates[place] for place in draw] for draw in draws]
 
     def _draw(self, rows: Mapping[int, int]) -> Tensor:
-        """The places of all candidates, the first drawn first."""
+        """Return the places of all candidates in the order of the draw."""
         if self._wanted.select == "uniform":
             return torch.randperm(len(rows), generator=self._generator)
         weights = list(map(self._answers, rows)) if self._wanted.select == "availability" else list(rows.values())
@@ -59,12 +69,12 @@ class Selection:
         return (chances / torch.tensor(weights, dtype=torch.float64)).argsort(descending=True, stable=True)
 
     def _answers(self, client: int) -> float:
-        """The share of questions that it has answered; as if one more had been asked, and answered."""
+        """Return the share of questions that a client has answered, with one more counted as answered."""
         asked, answered = self._asked.get(client, (0, 0))
         return (answered + 1) / (asked + 1)
 
     def answered(self, asked: Sequence[int], answers: Mapping[int, object]) -> None:
-        """Of these clients those that are in `answers` have answered."""
+        """Record the questions to these clients, and the clients that have answered."""
         if self._wanted.select == "availability":
             for client in asked:
                 record = self._asked.setdefault(client, [0, 0])
@@ -72,10 +82,10 @@ class Selection:
                 record[1] += client in answers
 
     def state_dict(self) -> dict[str, Any]:
-        """The draws to come."""
+        """Return the state of later draws."""
         return {"generator": self._generator.get_state(), "asked": self._asked}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on with them."""
+        """Restore the state of later draws."""
         self._generator.set_state(state["generator"])
         self._asked = {int(client): list(record) for client, record in state["asked"].items()}

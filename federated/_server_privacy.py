@@ -1,4 +1,4 @@
-"""A server that keeps a promise about its clients: their updates are clipped and summed, and noise is added."""
+"""Differential privacy at the server: updates of clients are clipped and summed, and noise is added."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ __all__ = ["CentralPrivacy"]
 
 
 class CentralPrivacy:
-    """What `federated.privacy` asks for, and the account of it; `mean` is how a round's updates are merged.
+    """The mechanism of `federated.privacy` and its account. `mean` merges the updates of a round.
 
-    Clients are drawn each for itself (Poisson), out of a secret: so that few take part counts in the account.
+    Clients are drawn independently (Poisson) from a secret, so the account includes the gain of sampling.
     """
 
     def __init__(self, job: Job, secret: str | None = None) -> None:
         wanted = job.federated.privacy
         assert wanted is not None, "the job has a promise"
         self.wanted, self._job, self.account = wanted, job, Accountant()
-        # Owners' server has a secret; a simulation is to be repeated, and hides nothing from who knows its seed.
+        # A server of owners has a secret. A simulation is reproducible, and hides nothing from a reader of its seed.
         own = secrets.token_hex(32) if job.federated.owned else f"{job.learner.seed}"
         self._secret, self._draws, self.told_spent = own if secret is None else secret, 0, False
         self.mean = PrivateMean(wanted.noise, wanted.clipping(), self._key)
@@ -37,10 +37,14 @@ class CentralPrivacy:
         return self._secret.encode()
 
     def check(self, terms: Terms, weights: Weights) -> None:
-        """JobError where something would be told beside the mean."""
+        """Check that clients send nothing beside the update.
+
+        Raises:
+            JobError: Strategies, running statistics or sums for normalisation would be sent.
+        """
         if terms.shares or terms.remakes:
             raise JobError(
-                "federated.privacy: expected strategies that tell nothing beside the update, got some that do (such as "
+                "federated.privacy: expected strategies that send nothing beside the update, got some that do (such as "
                 "scaffold and ewc); leave them out"
             )
         for name, rule in terms.rules.items():
@@ -52,7 +56,7 @@ class CentralPrivacy:
             if rule == "sum" and weights[name].numel() and not self._job.features.ranges:
                 raise JobError(
                     "federated.privacy: expected features.ranges, since the sums that inputs are normalised by "
-                    f"({name}) would tell of rows, got none; say what the least and the greatest number of each is"
+                    f"({name}) would reveal rows, got none; say what the least and the greatest number of each is"
                 )
 
         try:
@@ -61,29 +65,29 @@ class CentralPrivacy:
             raise JobError(f"federated.privacy.{error}") from error
 
     def expects(self, clients: int, sampled: float) -> None:
-        """So many clients may take part in the next round, each with this probability."""
+        """Set the number of clients that may take part in the next round, each with this probability."""
         if self.wanted.clients is not None:  # in a round of `federated.fraction`
             self.mean.clients = self.wanted.clients * sampled / self._job.federated.fraction
         else:
             self.mean.clients = max(1.0, sampled * clients)
 
     def sampled(self, warm: bool) -> float:
-        """With which probability each client takes part in a round."""
+        """Return the probability with which each client takes part in a round."""
         return 1.0 if warm else self._job.federated.fraction
 
     def affords(self, sampled: float) -> bool:
-        """Whether a round can be paid."""
+        """Return whether the budget pays for a round."""
         return self.account.and_then(self.wanted.noise, sampled).epsilon(self.wanted.delta) <= self.wanted.epsilon
 
     def pay(self, sampled: float) -> bool:
-        """Pay for a round; False where it cannot be."""
+        """Pay for a round. False if the budget is too small."""
         if not self.affords(sampled):
             return False
         self.account.add(self.wanted.noise, sampled)
         return True
 
     def drawn(self, candidates: Sequence[int]) -> list[int]:
-        """Those that take part in the next round, each with the probability `federated.fraction`."""
+        """Return the clients of the next round. Each takes part with the probability `federated.fraction`."""
         source = SecretNoise(self._key, b"draw" + self._draws.to_bytes(8, "big"))
         self._draws += 1
         edge = NormalDist().inv_cdf(self._job.federated.fraction)
@@ -92,24 +96,25 @@ class CentralPrivacy:
         ]
 
     def spent(self) -> str:
-        """In words.
+        """Return the spent budget in words.
 
-        >>> job = Job.from_document({"stream": {"path": "x"}, "features": {"label": "y"}, "learner": {
-        ...     "objective": "binary"}, "federated": {"privacy": {"epsilon": 8.0}}})
-        >>> central = CentralPrivacy(job)
-        >>> central.pay(1.0), central.spent()
-        (True, 'epsilon 4.73 of 8 (delta 1e-05)')
+        Example:
+            >>> job = Job.from_document({"stream": {"path": "x"}, "features": {"label": "y"}, "learner": {
+            ...     "objective": "binary"}, "federated": {"privacy": {"epsilon": 8.0}}})
+            >>> central = CentralPrivacy(job)
+            >>> central.pay(1.0), central.spent()
+            (True, 'epsilon 4.73 of 8 (delta 1e-05)')
         """
         epsilon = self.account.epsilon(self.wanted.delta)
         return f"epsilon {epsilon:.3g} of {self.wanted.epsilon:g} (delta {self.wanted.delta:g})"
 
     def told(self) -> dict[str, Any]:
-        """For the summary."""
+        """Return the entries of the summary."""
         spent = self.account.epsilon(self.wanted.delta)
         return {"epsilon": spent, "limit": self.wanted.epsilon, "delta": self.wanted.delta, "clip": self.mean.clip}
 
     def state_dict(self) -> dict[str, Any]:
-        """The account, the secret, and where the mean and the draws stand."""
+        """Return the account, the secret, and the state of the mean and the draws."""
         return {
             "account": self.account.state_dict(),
             "mean": self.mean.state_dict(),
@@ -120,7 +125,7 @@ class CentralPrivacy:
 
     @classmethod
     def resumed(cls, job: Job, state: Mapping[str, Any]) -> CentralPrivacy:
-        """As it was at a commit."""
+        """Return the mechanism as it was at a commit."""
         central = cls(job, str(state["secret"]))
         central.account.load_state_dict(state["account"])
         central.mean.load_state_dict(state["mean"])

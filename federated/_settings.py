@@ -1,4 +1,4 @@
-"""The engine of Flower clients with its settings, as Python names it."""
+"""The engine of Flower clients with its settings, for Python."""
 
 from __future__ import annotations
 
@@ -13,10 +13,11 @@ __all__ = ["Federated"]
 class Federated:
     """Learn inside Flower clients: `run(job, out, on=Federated(clients="carrier"))`.
 
-    What is None stays as the job's section [federated] says; docs/job.md tells what each means.
+    A setting of None keeps the value of the job's section `[federated]`. docs/job.md describes each.
 
-    >>> Federated(clients="carrier", rounds=2).settings()
-    {'clients': 'carrier', 'rounds': 2}
+    Example:
+        >>> Federated(clients="carrier", rounds=2).settings()
+        {'clients': 'carrier', 'rounds': 2}
     """
 
     name: ClassVar[str] = "federated"

@@ -1,4 +1,4 @@
-"""What befalls the simulated clients of a run: who is away, whose answer is lost, and whose rows are pending."""
+"""Absences of simulated clients: clients that are away, lost answers, and pending rows."""
 
 from __future__ import annotations
 
@@ -15,19 +15,23 @@ from incr_core.rounds import WAITING, Arrival
 __all__ = ["Absences"]
 
 IDLE = 100
-"""Increments of waiting rows, one after the other, in which nobody learns: then a run ends."""
+"""Maximum number of increments of waiting rows in a row in which no client learns. Then the run ends."""
 
 
 class Absences:
-    """The increment at hand, as `federated.availability` has it for the clients of these names, in their order.
+    """The absences in the current increment that `federated.availability` defines for these clients, in their order.
 
-    Who is away is not asked to learn; it predicts what arrives all the same. An answer that is lost, or too late, is an
-    order that never came: the client's rows wait, as those of one that was not drawn. In the warm start all are there.
+    A client that is away is not asked to learn. It still predicts the rows that arrive. A lost or late answer counts as
+    an order that never arrived: the client's rows wait, as those of a client that was not drawn. In the warm start all
+    clients are present.
 
-    After the stream's end increments of waiting rows follow, until their clients have learned them, or never could.
+    After the end of the stream, increments of waiting rows follow until their clients have learned them, or can never
+    do so.
 
-    there: those with rows to learn that can be asked; nobody where fewer than `min_clients` of all clients are there.
-    pending: client -> its rows that wait, after the increment.
+    Attributes:
+        there: Clients with rows to learn that can be asked; none if fewer than `min_clients` of all clients are
+            present.
+        pending: Client -> its rows that wait, after the increment.
     """
 
     def __init__(self, job: Job, names: Sequence[str]) -> None:
@@ -54,7 +58,7 @@ class Absences:
         self.there: set[int] = set()
 
     def begin(self, arrivals: Sequence[Arrival]) -> bool:
-        """An increment has arrived. False: it is of rows that nobody will ever learn, and the run is over."""
+        """Begin an increment. Return False if its rows can never be learned: then the run is over."""
         tick = arrivals[0].tick
         self._offered = {client: arrival.labelled for client, arrival in enumerate(arrivals) if arrival.labelled}
         self._number, self._warm, self._waiting = tick.number, tick.warm, tick.name == WAITING
@@ -90,7 +94,7 @@ class Absences:
         return self._availability.is_there(self._names[client], self._number, self._moment)
 
     def lost(self, drawn: Sequence[int], round_: int) -> dict[int, str]:
-        """Of those that are asked to learn in a round, whose answers do not come in time, and why."""
+        """Return those of the asked clients whose answers do not arrive in time, with reasons."""
         if self._warm:
             return {}
         rows = {client: self._offered[client] * self._passes for client in drawn}
@@ -101,7 +105,7 @@ class Absences:
         return {client: why for client, why in whys.items() if why}
 
     def settle(self, arrivals: Sequence[Arrival]) -> None:
-        """An increment is over; whose arrival tells rows has learned them, or let them go."""
+        """Finish an increment. A client whose arrival has rows has learned or discarded them."""
         done = [client for client in self._offered if arrivals[client].labelled]
         self.pending |= self._offered
         for client in done:
@@ -109,11 +113,11 @@ class Absences:
         self._idle = self._idle + 1 if self._waiting and not done else 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What the next increment depends on."""
+        """Return the state on which the next increment depends."""
         return {"pending": self.pending, "moment": self._moment, "idle": self._idle}
 
     def load_state_dict(self, state: Mapping[str, Any] | None) -> None:
-        """Go on from it, or from the beginning."""
+        """Restore the state; None restores the initial one."""
         state = state or {"pending": {}, "moment": 0, "idle": 0}
         self.pending = {int(client): rows for client, rows in state["pending"].items()}
         self._moment, self._idle = state["moment"], state["idle"]

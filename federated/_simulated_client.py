@@ -1,4 +1,4 @@
-"""A simulated client: its name, its number, and its part of the one table."""
+"""A simulated client: its name, its number, and its part of the common table."""
 
 from __future__ import annotations
 
@@ -24,11 +24,16 @@ KINDS: dict[str, type[Partition]] = {
 class Client:
     """One client: its name in the run, its number, which seeds it, and its part of the stream.
 
-    rows: about how many it has, as far as that is known; only for finding it a worker.
+    Args:
+        name: The name.
+        index: The number.
+        partition: The part of the stream.
+        rows: Approximate number of rows, if known. It is used only to choose a worker.
 
-    >>> client = Client("carrier=AA", 0, ByColumn("carrier", "AA"))
-    >>> Client.from_document(client.document()) == client
-    True
+    Example:
+        >>> client = Client("carrier=AA", 0, ByColumn("carrier", "AA"))
+        >>> Client.from_document(client.document()) == client
+        True
     """
 
     name: str
@@ -37,12 +42,12 @@ class Client:
     rows: int = field(default=1, compare=False)
 
     def document(self) -> dict[str, Any]:
-        """The client as JSON-able dictionaries."""
+        """Return the client as JSON values."""
         return {"name": self.name, "index": self.index, **_document(self.partition)}
 
     @classmethod
     def from_document(cls, document: dict[str, Any]) -> Client:
-        """The client that `document` describes."""
+        """Return the client that `document` describes."""
         return cls(document["name"], document["index"], _partition(document))
 
 

@@ -1,4 +1,4 @@
-"""Simulated clients: each is the node with its partition number, and its stream its part of a table that all read."""
+"""Simulated clients: each is the node with its partition number, and its stream is its part of a common table."""
 
 from __future__ import annotations
 
@@ -37,14 +37,19 @@ from incr_core.update import Weights
 __all__ = ["SimulatedNodes"]
 
 PATIENCE = 180.0
-"""Seconds to wait for the nodes of all clients to appear, and for them to answer first: on a busy machine, a worker
-takes a minute to import what it needs."""
+"""Seconds to wait for the nodes of all clients and for their first answers.
+
+On a busy machine, a worker takes a minute for its imports.
+"""
 
 
 class SimulatedNodes(Roster):
-    """The clients of `clients_of`; the node with partition number i is client i. Each must answer.
+    """The clients of `clients_of`. The node with partition number i is client i. Each must answer.
 
-    directory: the run directory, which they write to. grid: where they are; None starts one as the job says.
+    Args:
+        job: The job.
+        directory: The run directory, to which the clients write.
+        grid: The grid of the clients. None starts one as the job defines.
     """
 
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
@@ -61,7 +66,7 @@ class SimulatedNodes(Roster):
         self.held_out = _places(job.federated.held_out, self.names)
 
     def _of(self, job: Job) -> list[Client]:
-        """The clients of a job."""
+        """Return the clients of a job."""
         return clients_of(job)
 
     @property
@@ -71,19 +76,23 @@ class SimulatedNodes(Roster):
 
     @property
     def there(self) -> range:
-        """All of them."""
+        """All clients."""
         return range(len(self.clients))
 
     # -- beginning and ending ----------------------------------------------------------------------------------------
 
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
-        """Find the node of every client, and open it. Raises WorkerLost where a client has none."""
+        """Find the node of every client, and open it.
+
+        Raises:
+            WorkerLost: A client has no node.
+        """
         bring(self._directory / "state")  # for clients in other processes
         self.origins, known = [], len(self.clients)
         if commit is not None:
             before = [Client.from_document(document) for document in commit.engine["clients"]]
             known = len(before)
-            self.clients = joined(before, self.clients)  # those that are new in the source come last
+            self.clients = joined(before, self.clients)  # clients that are new in the source come last
             self.held_out = _places(self._job.federated.held_out, self.names)
             self.origins = list(commit.engine["fragments"])
         if self._job.federated.availability is not None:
@@ -100,9 +109,9 @@ class SimulatedNodes(Roster):
                 "job": job,
                 "client": json.dumps(client.document()),
                 "folder": str(self._folder(client.name)),
-                # A client of our grid always meets the same process.
+                # A client of a `RayGrid` always has the same process.
                 "travels": not isinstance(self._grid, RayGrid),
-                # Every client draws the same first weights from the job's seed; one of them tells.
+                # Every client draws the same initial weights from the job's seed, so one of them describes the model.
                 "describe": client.index == 0,
             }
             orders.append(order)
@@ -110,10 +119,10 @@ class SimulatedNodes(Roster):
             orders[:known] = [order | {"version": commit.version} for order in orders[:known]]
         described: Mapping[str, Any] = told(self.ask("query.open", self.there[:known], orders=orders[:known])[0])
         if new := self.there[known:]:
-            # A place in the stream counts everybody's rows, so one client's place is every client's.
+            # A place in the stream counts the rows of all clients, so all clients share it.
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
             self.ask("query.open", new, orders=orders)
-        self.down.clear()  # an increment's bytes do not depend on how often the run was started
+        self.down.clear()  # the bytes of an increment do not depend on the number of starts
         self.up.clear()
         return described
 
@@ -131,13 +140,13 @@ class SimulatedNodes(Roster):
         return self._simulation.grid
 
     def _workers_of(self, workers: int) -> list[int]:
-        """The worker of each client, of so many."""
+        """Return the worker of each client."""
         return workers_of(self.clients, self._job.federated, workers)
 
     def _found(self, grid: Grid) -> list[int]:
-        """The node of each client, by the partition number that the node was given."""
+        """Return the node of each client, by the node's partition number."""
         deadline = time.monotonic() + PATIENCE
-        # Flower's grids say who is there only when asked, and nodes come one by one.
+        # Flower's grids list nodes on request only, and nodes appear one by one.
         with failures_of(grid, "finding the clients"):
             while len(found := sorted(grid.get_node_ids())) < len(self.clients) and time.monotonic() < deadline:
                 time.sleep(0.05)
@@ -159,7 +168,7 @@ class SimulatedNodes(Roster):
         return [by_partition[client.index] for client in self.clients]
 
     def save(self, version: int) -> dict[str, Any]:
-        """Let every client keep its state; returns the clients and the fragments known."""
+        """Have every client save its state. Return the known clients and fragments."""
         orders = [{"folder": str(self._folder(client.name)), "version": version} for client in self.clients]
         self.ask("query.save", self.there, orders=orders)
         self.news = []
@@ -168,13 +177,13 @@ class SimulatedNodes(Roster):
         return kept | spent | ({} if self._absences is None else {"absences": self._absences.state_dict()})
 
     def told(self) -> dict[str, Any]:
-        """The rows that wait for clients that were away, or did not answer."""
+        """Return the rows that wait for clients that were away or did not answer."""
         if self._absences is None:
             return {}
         return {"rows_pending": {self.clients[one].name: rows for one, rows in self._absences.pending.items()}}
 
     def batched(self, clients: Sequence[int], orders: Sequence[Mapping[str, Any]]) -> Sequence[Mapping[str, Any]]:
-        """Orders to learn, with the batch that each client is learned in, where several are learned as one."""
+        """Return orders to learn with the number of each client's batch, if clients learn in batches."""
         wanted = self._job.federated
         if not wanted.batch_clients:
             return orders
@@ -182,7 +191,7 @@ class SimulatedNodes(Roster):
         return [{**order, "batch": batch} for order, batch in zip(orders, batches, strict=True)]
 
     def close(self) -> None:
-        """Stop the simulated clients; nodes of a grid that was lent stay."""
+        """Stop the simulated clients. Nodes of a grid that was passed in stay."""
         if self._simulation is not None:
             self._simulation.close()
         elif isinstance(self._grid, RayGrid) and not self._lent:
@@ -195,7 +204,7 @@ class SimulatedNodes(Roster):
     # -- an increment ------------------------------------------------------------------------------------------------
 
     def receive(self, anchor: Weights, shared: Mapping[str, Tensor] | None) -> list[Arrival]:
-        """Let every client take its next increment; one whose stream has ended has nothing to tell."""
+        """Have every client take its next increment. A client whose stream has ended returns nothing."""
         known = len(self.origins)
         answers = self.ask("evaluate.receive", self.there, {"fragments": known}, anchor=anchor, shared=shared)
         arrivals: list[Arrival | None] = []
@@ -225,16 +234,16 @@ class SimulatedNodes(Roster):
         return everyone if self._absences is None or self._absences.begin(everyone) else self._ended(self._absences)
 
     def _heard(self, client: int, answer: Mapping[str, Any]) -> None:
-        """What a client has told of its next increment, besides the arrival."""
+        """Handle the rest of a client's answer besides the arrival."""
 
     # -- who is there, where that is simulated -----------------------------------------------------------------------
 
     def may_learn(self, client: int) -> bool:
-        """Whether it is there."""
+        """Return whether a client is present."""
         return self._absences is None or client in self._absences.there
 
     def answering(self, drawn: Sequence[int], number: int) -> Sequence[int]:
-        """Those whose answers come in time; of the others, tell that their rows are pending."""
+        """Return the clients whose answers arrive in time. An event reports the others, whose rows are pending."""
         if self._absences is None or not (lost := self._absences.lost(drawn, number)):
             return drawn
         self.failed += lost.items()
@@ -245,7 +254,7 @@ class SimulatedNodes(Roster):
         return [client for client in drawn if client not in lost]
 
     def settle(self, arrivals: Sequence[Arrival], *, learned: bool = True) -> None:
-        """Note whose rows are pending."""
+        """Record the clients whose rows are pending."""
         if self._absences is not None:
             self._absences.settle(arrivals)
 
@@ -271,7 +280,7 @@ class SimulatedNodes(Roster):
     def _accepted(
         self, action: str, clients: Sequence[int], answers: list[Message | None], anchor: Weights | None
     ) -> dict[int, RecordDict]:
-        """All answers, or the first failure among them, raised."""
+        """Return all answers, or raise the first failure among them."""
         raise_failures([self.clients[client].name for client in clients], answers)
         found = zip(clients, answers, strict=True)
         contents = {client: answer.content for client, answer in found if answer is not None}
@@ -288,7 +297,7 @@ class SimulatedNodes(Roster):
         return contents
 
     def _notice(self, contents: Mapping[int, RecordDict]) -> None:
-        """Tell once why clients are learned one by one that were to be learned as one batch."""
+        """Report once why clients are learned one by one instead of as one batch."""
         reasons = [str(content.config_records[WORK].get(ALONE, "")) for content in contents.values()]
         why = next((reason for reason in reasons if reason), None)
         if why is not None and not self._told_alone:
@@ -297,7 +306,11 @@ class SimulatedNodes(Roster):
 
 
 def _places(wanted: Sequence[str], names: Sequence[str]) -> set[int]:
-    """The places of these clients. JobError where one is none of the run's, or all are meant."""
+    """Return the places of these clients.
+
+    Raises:
+        JobError: A client is not in the run, or these are all clients.
+    """
     known = {name: place for place, name in enumerate(names)}
     if unknown := [name for name in wanted if name not in known]:
         raise JobError(

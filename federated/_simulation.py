@@ -1,7 +1,7 @@
-"""Flower's own simulation, turned inside out: it lends its `Grid` instead of calling us.
+"""Flower's simulation with reversed control: it lends its `Grid` instead of calling the loop.
 
-`run_simulation` wants a ServerApp whose main holds the whole run, while the loop wants an engine it can call. So the
-simulation runs in a thread with a ServerApp that hands its grid over and waits until the engine is done.
+`run_simulation` expects a ServerApp whose main contains the whole run, while the loop needs an engine that it can call.
+So the simulation runs in a thread, with a ServerApp that hands over its grid and waits until the engine is done.
 """
 
 from __future__ import annotations
@@ -70,10 +70,10 @@ class FlowerSimulation:
 
 @contextmanager
 def _quiet_flower() -> Iterator[None]:
-    """Keep Flower's log off the user's terminal, but for its errors.
+    """Suppress Flower's log messages, except for errors.
 
-    Among what is kept off is its advice, logged at every start, to use `flwr run` instead of `run_simulation`. That one
-    packs the app and starts a server of its own beside the run, which a loop in this process has no use for.
+    They include the advice, at every start, to use `flwr run` instead of `run_simulation`. `flwr run` packages the app
+    and starts a separate server, which a loop in this process does not need.
     """
     log = logging.getLogger("flwr")
     level = log.level

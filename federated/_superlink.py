@@ -1,7 +1,7 @@
 """A run on a SuperLink whose ServerApp is this process.
 
-Flower starts a ServerApp in a process of its own. Here the command that a person has typed is the ServerApp: it starts
-a run with an app that consists of names alone (our two apps, as they are installed), takes its task, and has its grid.
+Flower starts a ServerApp in a separate process. Here the user's command is the ServerApp: it starts a run with an app
+that consists only of names (the two installed apps of incr), takes its task, and uses its grid.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from incr_core.errors import EngineError, JobError
 __all__ = ["SuperLinkGrid", "certificate"]
 
 PAUSES = (0.02, 0.5)
-"""Seconds between two looks for replies: at first, and at most."""
+"""Seconds between two polls for replies: first and longest."""
 
 PATIENCE = 60.0
-"""Seconds to try again where the SuperLink does not answer."""
+"""Seconds for which requests are repeated if the SuperLink does not answer."""
 
 TRIES = 5
-"""How often a run is started whose task another process has taken: a SuperLink may start ServerApps itself."""
+"""Number of attempts to start a run whose task another process takes. A SuperLink may start ServerApps itself."""
 
 log = logging.getLogger("incr.federated")
 
@@ -54,10 +54,14 @@ out = ""
 
 
 class SuperLinkGrid(flower.RunGrid):
-    """Reaches the nodes of the SuperLink at `address` ("HOST:PORT"), as the ServerApp of a run of its own.
+    """Reaches the nodes of the SuperLink at `address` ("HOST:PORT"), as the ServerApp of a new run.
 
-    certificates: a file with the certificate of who signed the SuperLink's, PEM; None: no TLS. Raises EngineError where
-    there is no SuperLink, or it refuses.
+    Args:
+        address: The SuperLink.
+        certificates: PEM file with the certificates that signed the SuperLink's. None: no TLS.
+
+    Raises:
+        EngineError: There is no SuperLink, or it refuses.
     """
 
     def __init__(self, address: str, certificates: str | None = None) -> None:
@@ -81,10 +85,10 @@ class SuperLinkGrid(flower.RunGrid):
         self._heartbeat.start()
 
     def push_messages(self, messages: Iterable[Message]) -> list[str]:
-        """Send messages; returns the names under which their answers come, empty for those that could not be sent.
+        """Send messages. Return the names of their answers, empty for messages that could not be sent.
 
-        A SuperLink lets go of what comes too slowly (Flower's push sessions last 180 s). Then each is sent once more,
-        by itself: one that fails again is as good as lost on its way, and holds nobody else up.
+        A SuperLink drops messages that arrive too slowly (Flower's push sessions last 180 s). Each message is then sent
+        once more, separately. One that fails again counts as lost, and does not delay the others.
         """
         wanted = list(messages)
         try:
@@ -100,9 +104,9 @@ class SuperLinkGrid(flower.RunGrid):
             return ""
 
     def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> list[Message]:
-        """Send messages and wait for the replies; after `timeout` seconds, return those that are here.
+        """Send messages and wait for the replies. After `timeout` seconds, return those that have arrived.
 
-        Flower's own looks every 3 s.
+        Flower's own method polls every 3 s.
         """
         waiting = {sent for sent in self.push_messages(messages) if sent}
         deadline = None if timeout is None else time.monotonic() + timeout
@@ -119,19 +123,19 @@ class SuperLinkGrid(flower.RunGrid):
         return found
 
     def finish(self) -> None:
-        """Tell the SuperLink that the run is over, and leave it."""
+        """Report the end of the run to the SuperLink, and disconnect."""
         self.hurry()
         self._heartbeat.stop()
         try:
             done = flower.PushTaskOutputRequest(sub_status=flower.SubStatus.COMPLETED, details="")
             self.client.PushTaskOutput(done)
-        except httpx.HTTPError:  # it is gone before us
+        except httpx.HTTPError:  # the SuperLink has ended before
             pass
         self.close()
 
 
 def certificate(path: str | None, place: str) -> bytes | None:
-    """The bytes of a file with certificates; None where there is none to read. place: who names it."""
+    """Return the content of a file with certificates; None without a path. place: the option or key, for errors."""
     if path is None:
         return None
     try:
@@ -141,7 +145,7 @@ def certificate(path: str | None, place: str) -> bytes | None:
 
 
 def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
-    """Start a run and take its task; returns the token of who has it."""
+    """Start a run and take its task. Return the token of the task."""
     with warnings.catch_warnings():
         # Flower 1.41 uses a name of pathspec's that newer ones deprecate.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -158,7 +162,7 @@ def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
         for _ in range(TRIES):
             control.StartRun(flower.StartRunRequest(fab=names))
             task = runtime.AcquireTask(flower.AcquireTaskRequest(supported_task_types=[flower.TaskType.SERVER_APP]))
-            # A run is an identity, and all of ours are alike: one that somebody else has started will do.
+            # All runs of incr have the same app, so one that another process has started can be used too.
             if task.HasField("task") and task.token:
                 return str(task.token)
     finally:
@@ -171,7 +175,7 @@ def _claimed(address: str, insecure: bool, trusted: bytes | None) -> str:
 
 
 def _said(error: httpx.HTTPError) -> str:
-    """What is wrong, in one line."""
+    """Return an error in one line."""
     if isinstance(error, httpx.HTTPStatusError):
         told = flower.FlowerError.from_json(error.response.text)
         return f"status {error.response.status_code}" + (f" ({told.message})" if told else "")

@@ -160,7 +160,7 @@ class Wire:
         content["weights"] = pack(self.unpack(content.array_records["weights"], anchor, rules))
 
     def _names(self, weights: Mapping[str, Tensor], rules: Mapping[str, str]) -> list[str]:
-        """The weights that are coded, in the same order at client and server."""
+        """Return the names of the weights that are coded, in the same order at client and server."""
         kinds = roundable(self.wire) if self.top_k is None else frozenset(KINDS)
         return sorted(
             name for name, value in weights.items() if rules.get(name, "mean") == "mean" and value.dtype in kinds

@@ -1,20 +1,20 @@
-"""The Flower ClientApp: records in, a participant's calls, records out.
+"""The Flower ClientApp: it converts records to calls of a participant, and results to records.
 
-    query.hello          who are you?                    -> the partition the node was given, or its owner's name
-    query.open           be a client of this job         -> what the server must know of the model
+    query.hello          identify yourself               -> the partition of the node, or its owner's name
+    query.open           be a client of this job         -> a description of the model
     evaluate.receive     take the next increment         -> Arrival, without rows
     evaluate.offer       of a block: take up the rows of these clients -> their ids, and statistics
     train.learn          learn it from this anchor       -> Update
     train.review         learn these rows of your history -> Update
-    train.skip           let it go, unlearned
-    train.follow         do what is ordered besides
-    train.consolidate    keep what was learned           -> what the strategies share, and weights they changed
-    evaluate.judge       compare this anchor with the champion, on rows of your past -> sums
-    evaluate.compare     compare this anchor with these weights, on rows held back -> sums
-    query.save           keep your state for a version
+    train.skip           discard it without learning
+    train.follow         follow these orders
+    train.consolidate    consolidate the strategies      -> their shared state, and weights that they changed
+    evaluate.judge       compare this anchor with the champion, on past rows -> sums
+    evaluate.compare     compare this anchor with these weights, on held-back rows -> sums
+    query.save           save your state for a version
 
-It runs unchanged on our `RayGrid`, in Flower's simulation, on a SuperNode and in `incr client`. A node whose
-configuration names a client's file (`client`) serves that owner; all others are told whose rows they have.
+It runs unchanged on `RayGrid`, in Flower's simulation, on a SuperNode and in `incr client`. A node whose configuration
+names a client's file (`client`) serves that owner. The server assigns rows to all other nodes.
 """
 
 from __future__ import annotations
@@ -45,20 +45,27 @@ __all__ = ["app"]
 
 ANCHOR, CHAMPION, SHARED, ROWS = "anchor", "champion", "shared", "rows"
 CLIENTS, ORDER, WORK = "clients", "order", "work"
-"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, which clients of
-a block, what to do; and of an answer: what it took."""
+"""Records of a message and of an answer.
+
+A message has the weights to start from, the champion's, the merged strategy state, the rows to review, the clients of a
+block, and the order. An answer has the record of its cost.
+"""
 
 ALONE = "alone"
-"""The key of what an answer took that says why clients who were to be learned as one batch were not."""
+"""Key of an answer's cost with the reason why clients were learned one by one instead of as one batch."""
 
 CLIENT = "client"
-"""The key of a node's configuration that names its owner's file."""
+"""Key of a node's configuration that names its owner's file."""
 
 app = BatchedApp()
 
 
 def host_of(context: Context) -> ClientHost:
-    """The host of the client of a node. EngineError where its file is none: Flower tells the server of it."""
+    """Return the host of the client of a node.
+
+    Raises:
+        EngineError: The client's file is invalid. Flower sends the message to the server.
+    """
     file = context.node_config.get(CLIENT)
     if file is None:
         return SimulatedHost(context)
@@ -73,13 +80,13 @@ def host_of(context: Context) -> ClientHost:
 
 @app.query("hello")
 def hello(message: Message, context: Context) -> Message:
-    """Tell who is here."""
+    """Report the identity of the client."""
     return Message(RecordDict({ORDER: ConfigRecord(host_of(context).hello())}), reply_to=message)
 
 
 @app.query("open")
 def open_client(message: Message, context: Context) -> Message:
-    """Become a client of a job: fresh, as it was at a version, or fresh at a place in the stream."""
+    """Become a client of a job: new, with the state of a version, or new at a place in the stream."""
     order, host = message.content.config_records[ORDER], host_of(context)
 
     def describe(participant: Participant) -> RecordDict:
@@ -92,7 +99,7 @@ def open_client(message: Message, context: Context) -> Message:
         shared, shared_rules = learner.shared_state()
         return tell(
             {
-                # Those that a run begins with: what was learned leaves in updates alone, without what is its own.
+                # Initial weights only. Learned weights leave in updates alone, without the private ones.
                 "weights": learner.weights() if order["describe"] and participant.cursor is None else {},
                 "shared": shared if order["describe"] else {},
                 "rules": learner.rules(),
@@ -111,7 +118,7 @@ def open_client(message: Message, context: Context) -> Message:
 
 @app.evaluate("receive")
 def receive(message: Message, context: Context) -> Message:
-    """Take the next increment: predict what arrives, score what became known, tell what there is to learn."""
+    """Take the next increment: predict new rows, score new labels, and report the rows to learn."""
     order, host = message.content.config_records[ORDER], host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -134,7 +141,7 @@ def receive(message: Message, context: Context) -> Message:
 
 @app.evaluate("offer")
 def offer(message: Message, context: Context) -> Message:
-    """Of a block of clients: take up the rows of those that are drawn, and tell what they add to statistics."""
+    """Take up the rows of the drawn clients of a block, and report their statistics."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -147,7 +154,7 @@ def offer(message: Message, context: Context) -> Message:
 
 @app.train("learn")
 def learn(message: Message, context: Context) -> Message:
-    """Learn the increment at hand, from the anchor."""
+    """Learn the current increment from the anchor."""
     order, host = message.content.config_records[ORDER], host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -167,7 +174,7 @@ def learn(message: Message, context: Context) -> Message:
 
 @app.batched("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
 def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
-    """Learn the increments at hand of several clients as one batch (`federated.batch_clients`)."""
+    """Learn the current increments of several clients as one batch (`federated.batch_clients`)."""
     begun, hosts = (time.perf_counter(), time.process_time()), [host_of(context) for context in contexts]
     orders = [message.content.config_records[ORDER] for message in messages]
     try:
@@ -183,7 +190,7 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
                 host.learned(participant)
             content = _contribution(participant, update, anchor, order)
             contents.append((content, host.answered(participant, changed=True)))
-    except Exception as error:  # of one of them, which the others cannot go on without
+    except Exception as error:  # an error of one, without which the others cannot continue
         return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
     for content, told in contents:
         content[WORK] = _work(begun, participants[0], {ALONE: why, **told}, len(messages))
@@ -192,7 +199,7 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
 
 @app.train("review")
 def review(message: Message, context: Context) -> Message:
-    """Learn rows of the history once more, from the anchor."""
+    """Learn rows of the history again, from the anchor."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -208,7 +215,7 @@ def review(message: Message, context: Context) -> Message:
 
 @app.train("skip")
 def skip(message: Message, context: Context) -> Message:
-    """Let the rows of the increment at hand go."""
+    """Discard the rows of the current increment."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -223,7 +230,7 @@ def skip(message: Message, context: Context) -> Message:
 
 @app.train("follow")
 def follow(message: Message, context: Context) -> Message:
-    """Do what is ordered, with the strategy state that was merged last."""
+    """Follow the orders, with the strategy state of the last merge."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -238,7 +245,7 @@ def follow(message: Message, context: Context) -> Message:
 
 @app.train("consolidate")
 def consolidate(message: Message, context: Context) -> Message:
-    """Let the strategies keep what was learned, at the weights that all agreed on."""
+    """Let the strategies consolidate at the common weights."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -250,7 +257,7 @@ def consolidate(message: Message, context: Context) -> Message:
             shared, _ = participant.learner.shared_state()
         content = RecordDict({SHARED: pack(shared)})
         if participant.learner.remakes:
-            participant.unsent = {}  # of weights as they were before strategies changed them
+            participant.unsent = {}  # it belongs to the weights before strategies changed them
             content["weights"] = pack(participant.told(participant.learner.weights()))
         return content
 
@@ -259,7 +266,7 @@ def consolidate(message: Message, context: Context) -> Message:
 
 @app.evaluate("judge")
 def judge(message: Message, context: Context) -> Message:
-    """Compare the anchor with the champion, on rows of the past: sums alone leave the client."""
+    """Compare the anchor with the champion on past rows. Only sums leave the client."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -271,7 +278,7 @@ def judge(message: Message, context: Context) -> Message:
 
 @app.evaluate("compare")
 def compare(message: Message, context: Context) -> Message:
-    """Compare the anchor with the champion on the rows held back: sums alone leave the client."""
+    """Compare the anchor with the champion on held-back rows. Only sums leave the client."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -286,7 +293,7 @@ def compare(message: Message, context: Context) -> Message:
 
 @app.query("save")
 def save(message: Message, context: Context) -> Message:
-    """Keep the state for a version, on this client's own disk."""
+    """Save the state for a version on the client's disk."""
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
@@ -298,7 +305,7 @@ def save(message: Message, context: Context) -> Message:
 
 @app.batched("query.save", lambda message: "all")
 def save_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list[Message]:
-    """Keep the states of all clients here, and wait for the disk once."""
+    """Save the states of all clients here, and sync the disk once."""
     with checkpoint.unsynced() as written:
         replies = [save(message, context) for message, context in zip(messages, contexts, strict=True)]
     checkpoint.settle(list(dict.fromkeys(written)))
@@ -313,9 +320,14 @@ def _answer(
     *,
     changed: bool = True,
 ) -> Message:
-    """Bring the participant up, let it work, settle it, and say what it took and where.
+    """Get the participant, do the work, finish the message, and return the answer with its cost.
 
-    changed: whether the work changes what the next message depends on.
+    Args:
+        message: The message.
+        host: The client's host.
+        work: The work.
+        begin: Returns the participant. None: that of the host.
+        changed: Whether the work changes what the next message depends on.
     """
     begun = time.perf_counter(), time.process_time()
     try:
@@ -332,7 +344,7 @@ def _answer(
 def _work(
     begun: tuple[float, float], participant: Participant, told: Mapping[str, Any], messages: int = 1
 ) -> ConfigRecord:
-    """The cost of an answer, and the process. begun: wall time and CPU time; messages: answered together."""
+    """Return the cost of an answer, and the process. begun: wall time and CPU time; messages: answered together."""
     seconds, cpu_seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
     cost = {"seconds": seconds / messages, "cpu_seconds": cpu_seconds / messages}
     return ConfigRecord({**cost, "memory": participant.usage.spent()[1], "process": os.getpid(), **told})
@@ -341,13 +353,13 @@ def _work(
 def _contribution(
     participant: Participant, update: Update, anchor: Mapping[str, Tensor], order: ConfigRecord
 ) -> RecordDict:
-    """What a client tells of a round; its weights coded where that is ordered."""
+    """Return the answer of a client to a round, with its weights coded if the order says so."""
     content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
     weights, wire = participant.told(update.weights), Wire.ordered(order)
     if wire is None:
         content["weights"] = pack(weights)
     else:
-        # Without rows the server takes no note of the update, so what is unsent stays so.
+        # Without rows the server ignores the update, so the unsent part stays.
         unsent = participant.unsent if update.num_rows else {}
         content["weights"] = wire.pack(weights, anchor, participant.learner.rules(), unsent)
     return content

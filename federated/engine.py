@@ -1,4 +1,4 @@
-"""The engine whose participants are Flower clients: each learns the rows it owns, and only what it learned travels."""
+"""The engine of Flower clients: each learns the rows it owns, and only its updates travel."""
 
 from __future__ import annotations
 
@@ -47,13 +47,16 @@ __all__ = ["FederatedEngine"]
 
 
 class FederatedEngine(Engine):
-    """Drive clients over a Flower `Grid`; the server holds the anchor, and neither rows nor a model.
+    """Drives clients over a Flower `Grid`. The server has the anchor, and neither rows nor a model.
 
-    grid: where the clients are; by default one is started as `job.federated` says. With `federated.superlink` they own
-    their rows (`Owners`), otherwise they are simulated on a table that all read (`SimulatedNodes`).
+    Of an increment's clients with rows to learn, some are drawn for each round (`Selection`). A client that is drawn in
+    none keeps its rows and offers them again with the next increment. In the warm start all take part.
 
-    Of an increment's clients with rows to learn, some are drawn for each round (`Selection`). One that is drawn in none
-    keeps its rows and offers them again with the next increment. In the warm start all take part.
+    Args:
+        job: The job. With `federated.superlink` the clients own their rows (`Owners`). Otherwise they are simulated on
+            a common table (`SimulatedNodes`).
+        directory: The run directory.
+        grid: The grid of the clients. None starts one as `job.federated` defines.
     """
 
     name = "federated"
@@ -62,7 +65,7 @@ class FederatedEngine(Engine):
     def __init__(self, job: Job, directory: Path, grid: Grid | None = None) -> None:
         super().__init__(job, directory)
         if job.objects_given:
-            # A client is told the job in a message of plain values.
+            # A client receives the job in a message of plain values.
             raise JobError(
                 f"on: expected a job whose parts have names that clients can look up, got objects of this process "
                 f'({", ".join(job.objects_given)}); name models and strategies by "module:name" and rows by a path, '
@@ -81,7 +84,7 @@ class FederatedEngine(Engine):
         self._renew()
 
     def _renew(self) -> None:
-        """Let go of what the server holds; `start` makes the clients anew."""
+        """Discard the server's state. `start` creates the clients again."""
         self.central = None if self.job.federated.privacy is None else CentralPrivacy(self.job)
         self._make_cohort()
         self._selection = Selection(self.job.federated, self.job.learner.seed)
@@ -99,11 +102,11 @@ class FederatedEngine(Engine):
 
     @property
     def origins(self) -> Sequence[str]:
-        """Names of the stream's fragments by number, as the clients have told them; or the owners of rows."""
+        """Names of the stream's fragments by number, as the clients have reported them; or the owners of rows."""
         return self._roster.origins
 
     def _personal(self) -> Sequence[str]:
-        """Weights that are each client's own."""
+        """Return the names of the weights that are private to each client."""
         patterns = self.job.federated.personal
         try:
             return personal_names(self.cohort.terms.rules, patterns) if patterns else ()
@@ -111,7 +114,7 @@ class FederatedEngine(Engine):
             raise JobError(f"federated.{error}") from error
 
     def told(self) -> dict[str, Any]:
-        """What is known of the clients, and what was spent of a promise about them."""
+        """Return the summary's entries about the clients and the central privacy budget."""
         return {
             **self._roster.told(),
             **({"bytes_judging": self._bytes_judging} if self._bytes_judging else {}),
@@ -121,7 +124,7 @@ class FederatedEngine(Engine):
     # -- beginning and ending ------------------------------------------------------------------------------------
 
     def start(self, commit: Commit | None) -> None:
-        """Find the clients, and let each become itself: fresh, or as it was at a commit."""
+        """Find and open the clients, new or in the state of a commit."""
         self._renew()
         if commit is not None and self.central is not None:
             self.central = CentralPrivacy.resumed(self.job, commit.engine["privacy"])
@@ -147,7 +150,7 @@ class FederatedEngine(Engine):
             self._expects(self.central, self.central.sampled(warm=False))
             self.central.check(cohort.terms, cohort.weights)
         if commit is None and "sum" in cohort.terms.shared_rules.values():
-            cohort.shared = described["shared"]  # what additions are counted from
+            cohort.shared = described["shared"]  # the start of additions
 
     def close(self) -> None:
         """Stop the simulated clients; nodes of a grid that was lent, and owners, stay."""
@@ -156,17 +159,17 @@ class FederatedEngine(Engine):
     # -- an increment --------------------------------------------------------------------------------------------
 
     def receive(self) -> list[Arrival]:
-        """Let the clients take their next increment."""
+        """Have the clients take their next increment."""
         if self.central is not None and not self.central.affords(self.central.sampled(warm=False)):
             told = self.central.spent()
             print(f"incr: the privacy budget is spent ({told}): nothing more is learned", file=sys.stderr, flush=True)
             return []
-        # Over several increments, what clients share goes its own way until they consolidate on order.
+        # Until clients consolidate on order, their strategy states differ and are not replaced by the merged one.
         cohort = self.cohort
         return self._roster.receive(cohort.anchor(), None if cohort.terms.spans else cohort.shared)
 
     def learn(self, arrivals: Sequence[Arrival], rows: Mapping[str, Tensor] | None = None) -> Round:
-        """Let the clients that are drawn learn the increment, or all of them their rows of the history."""
+        """Have the drawn clients learn the increment, or all clients their rows of the history."""
         roster = self._roster
         done, begun, worked = Round(), time.perf_counter(), roster.seconds
         done.contributions = self.cohort.contributions = Contributions()
@@ -205,11 +208,11 @@ class FederatedEngine(Engine):
             if self.central is not None and not self._pays(self.central, arrivals):
                 break
             take_round(cohort, partial(self._advance, number, drawn, begun), done)
-        # Of who was lost before it learned, the statistics come again, with its rows.
+        # A client that was lost before it learned reports its statistics again, with its rows.
         cohort.retract(total_observed([arrivals[client] for client in learners if client not in begun]))
         _hold_back(arrivals, begun)
         if cohort.terms.consolidates or cohort.terms.spans:
-            # Not what they passed over: each row taught strategies once, however many passes and rounds there were.
+            # Rows, not passes: each row taught the strategies once in any number of passes and rounds.
             for client in sorted(begun):
                 rows = cohort.unconsolidated.get(client, 0) + arrivals[client].labelled
                 cohort.unconsolidated[client] = rows
@@ -217,7 +220,7 @@ class FederatedEngine(Engine):
             consolidate(cohort)
 
     def _pays(self, central: CentralPrivacy, arrivals: Sequence[Arrival]) -> bool:
-        """Whether a round can be paid, which it is then; an event tells of the last one."""
+        """Return whether a round can be paid, and pay for it. An event reports the last round."""
         sampled = central.sampled(any(arrival.tick.warm for arrival in arrivals))
         self._expects(central, sampled)
         paid = central.pay(sampled)
@@ -227,7 +230,7 @@ class FederatedEngine(Engine):
         return paid
 
     def _expects(self, central: CentralPrivacy, sampled: float) -> None:
-        """For the next round, in which each client that learns takes part with this probability."""
+        """Set the sampling probability of the next round."""
         central.expects(len(self._roster.names) - len(self._roster.held_out), sampled)
 
     def _advance(self, number: int, drawn: Sequence[int], begun: set[int]) -> list[Update]:
@@ -252,7 +255,7 @@ class FederatedEngine(Engine):
 
     @property
     def _coded(self) -> dict[str, Any]:
-        """How clients code their updates, as entries of an order; none where weights travel unchanged."""
+        """The coding of updates as entries of an order; empty if weights travel unchanged."""
         wire = Wire.of(self.job.federated)
         return {} if wire is None else wire.order()
 
@@ -261,19 +264,22 @@ class FederatedEngine(Engine):
         return updates_of(answers)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
-        """Let all clients do it; those that have learned since they consolidated do so again."""
+        """Send orders to all clients.
+
+        Those that have learned since their last consolidation consolidate first if ordered.
+        """
         cohort = self.cohort
         if orders.consolidate and cohort.unconsolidated:
             consolidate(cohort)
         if orders:
-            # What was merged must be there for the next step; the next increment's first message may come after it.
+            # The merged state is needed for the next step, which may precede the next increment's first message.
             shared = cohort.shared if orders.consolidate else None
             self._roster.ask("train.follow", self._roster.there, {"orders": json.dumps(asdict(orders))}, shared=shared)
         if weights is not None:
             cohort.adopt(weights)
 
     def _choose(self, arrivals: Sequence[Arrival]) -> tuple[list[list[int]], list[int]]:
-        """The clients of each round, and all of them; the arrivals of others tell no rows any more."""
+        """Return the clients of each round, and all of them. The arrivals of other clients are cleared of rows."""
         rows = self._roster.candidates(arrivals)
         warm = any(arrival.tick.warm for arrival in arrivals)
         if self.central is None or warm or self.job.federated.fraction == 1.0:
@@ -288,13 +294,13 @@ class FederatedEngine(Engine):
         return rounds, learners
 
     def judge(self) -> list[Tensor]:
-        """Let all clients that are there judge the anchor."""
+        """Have all present clients judge the anchor."""
         with self._counted_apart():
             answers = self._roster.ask("evaluate.judge", self._roster.there, anchor=self.cohort.anchor())
         return [told(answer)["judged"] for answer in answers.values()]
 
     def compare(self, champion: Weights) -> list[Comparison]:
-        """Let all clients that are there compare the anchor with the champion."""
+        """Have all present clients compare the anchor with the champion."""
         there, record = self._roster.there, {CHAMPION: pack(champion)}
         records = [record for _ in there]
         with self._counted_apart():
@@ -303,9 +309,9 @@ class FederatedEngine(Engine):
 
     @contextmanager
     def _counted_apart(self) -> Iterator[None]:
-        """Count the bytes of judging a version as the run's, not as an increment's.
+        """Count the bytes of judging a version for the run, not for an increment.
 
-        A run that is stopped commits, and judges, more versions than one that goes on; what an increment costs does not
+        A stopped run commits and judges more versions than an uninterrupted one. The cost of an increment does not
         depend on that.
         """
         roster = self._roster
@@ -317,9 +323,9 @@ class FederatedEngine(Engine):
             counted.update(known)
 
     def save(self, version: int) -> Saving:
-        """Let every client keep its state for this version, on its own disk.
+        """Have every client save its state for this version on its disk.
 
-        The server's is what the roster knows, the outer step's state, the draw, and what strategies share.
+        The server's state consists of the roster's, the outer step's, the draw's, and the strategies' shared state.
         """
         news = list(self._roster.news)
         state = {
@@ -341,16 +347,16 @@ class FederatedEngine(Engine):
         )
 
     def weights(self) -> Weights:
-        """The anchor."""
+        """Return the anchor."""
         return self.cohort.weights
 
 
 MAX_FAILURES = 10
-"""How often in a row owners may be too few before a run ends."""
+"""Number of times in a row that too few owners may be present before a run ends."""
 
 
 def _hold_back(arrivals: Sequence[Arrival], learners: Sequence[int] | set[int] | Mapping[int, Any]) -> None:
-    """Rows of clients that do not learn are held back by them, and told again when they are offered again."""
+    """Clear the rows of clients that do not learn. They keep the rows, and offer them again."""
     for client, arrival in enumerate(arrivals):
         if client not in learners:
             arrival.rows = arrival.rows[:0]

@@ -21,7 +21,7 @@ CLEAN = [
 ]
 """Packages and modules of incr_core whose prose is rewritten. Add a package when its prose is."""
 
-BESIDE = ["cluster", "examples", "tools"]
+BESIDE = ["cluster", "examples", "federated", "tools"]
 """The same beside incr_core."""
 
 WORDS = [

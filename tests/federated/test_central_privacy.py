@@ -82,7 +82,7 @@ def test_a_sum_is_divided_by_who_may_take_part_in_its_round(
     ("settings", "told", "said"),
     [
         (["features.ranges={}"], "epsilon=9.0", r"federated\.privacy: expected features\.ranges"),
-        (["strategy=[{name='scaffold'}]"], "epsilon=9.0", "expected strategies that tell nothing beside the update"),
+        (["strategy=[{name='scaffold'}]"], "epsilon=9.0", "expected strategies that send nothing beside the update"),
         ([], "epsilon=9.0,clip={quantile=0.5}", r"federated\.privacy\.clip\.count_noise: expected more than half"),
     ],
 )

@@ -165,7 +165,7 @@ def test_one_that_comes_with_nothing_for_ever_keeps_no_run_going(
 
     found = finish(deployed(), tmp_path / "run", grid(spoils=spoils).engine)
     assert found.increments < 20
-    assert any("7 increments in a row of which it told nothing" in what for _, what in events(tmp_path / "run"))
+    assert any("7 increments in a row in which it reported nothing" in what for _, what in events(tmp_path / "run"))
 
 
 def test_a_client_cannot_bring_it_about_that_it_tells_the_first_weights(
@@ -350,7 +350,7 @@ def test_a_run_that_was_committed_twice_is_not_begun_anew(
     kept = (place / "ledger.jsonl").read_bytes()
     order = ConfigRecord({"run": place.name, "generation": -1, "job": offered(deployed()), "index": 0})
     try:
-        with pytest.raises(Declined, match=f"expected to go on with run {place.name}, got the order to begin it anew"):
+        with pytest.raises(Declined, match=f"expected to go on with run {place.name}, got the order to begin it again"):
             owner.open(order)
     finally:
         owner.close()

@@ -249,7 +249,7 @@ def test_nothing_but_counts_and_noisy_weights_is_told(
         (
             'epsilon = 9.0\nunit = "client"',
             (RANGES, "strategy=[{name='ewc'}]"),
-            "strategy EWC: expected strategies that tell nothing beside the update",
+            "strategy EWC: expected strategies that send nothing beside the update",
         ),
     ],
 )
