@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
-import pyarrow.parquet as pq
 import pytest
 
 from incr_core.job import Job
@@ -39,7 +38,7 @@ def events(folder: Path) -> dict[str, list[tuple[int, float]]]:
 
 def assert_told(folder: Path) -> None:
     """Every number of the metrics is there, once, at its increment."""
-    told, rows = events(folder), pq.read_table(folder / "metrics").to_pylist()
+    told, rows = events(folder), Run(folder).table("metrics").to_pylist()
     for name in ("metric.auc", "total.auc", "loss.loss", "rows_labelled", "seconds_learning", "version"):
         expected = [
             (row["increment"], row[name]) for row in rows if row[name] is not None and not math.isnan(row[name])
