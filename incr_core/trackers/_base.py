@@ -136,9 +136,10 @@ class Tracker(ABC):
     def serve(self, version: int) -> None:  # noqa: B027, most trackers have nothing to do
         """Note the champion: called when all commits are delivered, for the first champion and for each change."""
 
-    def close(self, finished: bool) -> None:  # noqa: B027
-        """Release the connection. Called once, also after an error.
+    def close(self, finished: bool | None) -> None:  # noqa: B027
+        """Release the connection. Called once.
 
         Args:
-            finished: Whether the run has learned its stream to the end, and all commits are delivered.
+            finished: True if the run has learned its stream to the end, False if it has ended before; all commits are
+                delivered then. None after an error of this tracker, while the run may go on.
         """

@@ -166,7 +166,7 @@ class Follower:
         """Close the tracker, and log the first error of an outage."""
         if self._tracker is not None:
             with suppress(Exception):
-                self._tracker.close(False)
+                self._tracker.close(None)
             self._tracker = None
         if not self._failures:
             what = " ".join(f"{type(error).__name__}: {error}".split())

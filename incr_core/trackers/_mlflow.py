@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ssl
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
+from contextlib import redirect_stdout
 from typing import Any
 
 from incr_core.trackers._base import Commit, TrackedRun, Tracker
@@ -82,10 +84,13 @@ class MLflow(Tracker):
         if self._models is not None:
             self._models.serve(version)
 
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool | None) -> None:
         """End the run in MLflow: FINISHED, or KILLED if the run was stopped before the end of its stream."""
+        if finished is None:
+            return
         require_response(self._uri)
-        self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
+        with redirect_stdout(sys.stderr):  # MLflow prints an address, where `incr run --json` prints its answer
+            self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
 
     def _found_or_begun(self) -> Any:
         run, client = self.run, self._client

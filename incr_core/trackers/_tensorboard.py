@@ -48,7 +48,7 @@ class TensorBoard(Tracker):
                 self._writer.add_scalar(name, value, step, walltime=commit.created.timestamp())
         self._writer.flush()
 
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool | None) -> None:
         """Close the file, and copy the files of a run at an address there."""
         self._writer.close()
         for file in sorted(Path(self._folder).iterdir()):

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from incr_core.loop import Progress
 from incr_core.trackers import Commit, TrackedRun, Tracker
 
-__all__ = ["Lines", "after"]
+__all__ = ["Lines", "after", "lines"]
 
 
 def after(increments: int, call: Callable[[], object]) -> Callable[[str, Progress], None]:
@@ -45,6 +46,13 @@ class Lines(Tracker):
         """Write the champion."""
         self.write("serve", version)
 
-    def close(self, finished: bool) -> None:
+    def close(self, finished: bool | None) -> None:
         """Write how the run ended."""
         self.write("close", finished)
+
+
+def lines(out: Path, kind: str) -> list[list[str]]:
+    """The lines of one kind that `Lines` has written for a run, without that word."""
+    path = out.with_suffix(".lines")
+    found = [line.split(",") for line in path.read_text().splitlines()] if path.exists() else []
+    return [words for first, *words in found if first == kind]

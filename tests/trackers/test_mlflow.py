@@ -82,8 +82,11 @@ def assert_followed(uri: str, name: str, out: Path) -> None:
     assert champion.tags["incr.version"] == str(champion_of(out)) == there.data.tags["incr.champion"]
 
 
-def test_a_run_is_in_mlflow_with_its_settings_metrics_and_champions(server: str, table: Path, tmp_path: Path) -> None:
+def test_a_run_is_in_mlflow_with_its_settings_metrics_and_champions(
+    server: str, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     run(job(table, server, "whole"), tmp_path / "people")
+    assert capsys.readouterr().out == ""  # the place of `incr run --json`
     assert_followed(server, "whole", tmp_path / "people")
     (there,) = runs_of(server, "whole")
     assert (there.info.run_name, there.info.status) == ("people", "FINISHED")
