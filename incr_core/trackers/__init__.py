@@ -1,6 +1,6 @@
 """Trackers: committed increments, delivered to TensorBoard, MLflow, or a class of a user.
 
-A thread for each tracker reads the run directory and delivers what is new. A run waits for trackers only at its end.
+A thread for each tracker reads the run directory and delivers new commits. A run waits for trackers only at its end.
 """
 
 from __future__ import annotations

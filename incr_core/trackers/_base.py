@@ -26,7 +26,7 @@ class TrackedRun:
         path: The run directory; of a run at an address, its working copy.
         place: The run directory as a person knows it: a path, or an address.
         job: The resolved job.
-        id: 32 hexadecimal digits that identify the run. A resumed run has the same, any other run has others.
+        id: 32 hexadecimal digits that identify the run. A resumed run has the same id, and no other run has it.
     """
 
     name: str
@@ -53,8 +53,8 @@ class Commit:
         version: The number of the version.
         created: The time of the commit.
         champion: The version that is served after this commit; None if there is none.
-        restores: The earlier version that this commit returns to after a rollback. What was committed in between no
-            longer counts. None for a commit of learned increments.
+        restores: The earlier version that this commit returns to after a rollback. The versions in between no longer
+            count. None for a commit of learned increments.
         increments: A row of the table `metrics` for each increment.
         manifest: The manifest of the version.
     """
