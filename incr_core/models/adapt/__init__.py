@@ -22,6 +22,7 @@ from incr_core.models.adapt._heads import task_heads, with_task
 from incr_core.models.adapt._lda import StreamingLDA, lda
 from incr_core.models.adapt._lora import lora, merge_lora
 from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
+from incr_core.models.adapt._pruning import is_pruned, magnitude_pruning, movement_pruning
 from incr_core.models.adapt._ridge import RidgeHead, ridge
 from incr_core.models.adapt._text import Text, bert, ia3, peft_lora, prefix, prompt
 
@@ -38,9 +39,12 @@ __all__ = [
     "freeze",
     "head_only",
     "ia3",
+    "is_pruned",
     "lda",
     "lora",
+    "magnitude_pruning",
     "merge_lora",
+    "movement_pruning",
     "nearest_mean",
     "peft_lora",
     "prefix",
@@ -61,6 +65,8 @@ ADAPTATIONS: Catalogue[Callable[..., nn.Module]] = Catalogue(
         "ia3": ia3,
         "lda": lda,
         "lora": lora,
+        "magnitude_pruning": magnitude_pruning,
+        "movement_pruning": movement_pruning,
         "nearest_mean": nearest_mean,
         "peft_lora": peft_lora,
         "prefix": prefix,
