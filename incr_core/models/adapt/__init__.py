@@ -22,7 +22,7 @@ from incr_core.models.adapt._heads import task_heads, with_task
 from incr_core.models.adapt._lda import StreamingLDA, lda
 from incr_core.models.adapt._lora import lora, merge_lora
 from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
-from incr_core.models.adapt._pruning import is_pruned, magnitude_pruning, movement_pruning
+from incr_core.models.adapt._pruning import fold_masks, is_pruned, magnitude_pruning, movement_pruning
 from incr_core.models.adapt._ridge import RidgeHead, ridge
 from incr_core.models.adapt._text import Text, bert, ia3, peft_lora, prefix, prompt
 
@@ -36,6 +36,7 @@ __all__ = [
     "bert",
     "bitfit",
     "experts",
+    "fold_masks",
     "freeze",
     "head_only",
     "ia3",

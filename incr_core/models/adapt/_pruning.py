@@ -11,7 +11,7 @@ from torch.nn.utils import parametrize
 from incr_core.errors import ArgumentError
 from incr_core.models._patterns import Patterns, modules_matching
 
-__all__ = ["MagnitudeMask", "MovementMask", "is_pruned", "magnitude_pruning", "movement_pruning"]
+__all__ = ["MagnitudeMask", "MovementMask", "fold_masks", "is_pruned", "magnitude_pruning", "movement_pruning"]
 
 
 def magnitude_pruning(model: nn.Module, target: Patterns = "*") -> nn.Module:
@@ -119,14 +119,34 @@ def is_pruned(model: nn.Module) -> bool:
     return any(isinstance(part, MagnitudeMask) for part in model.modules())
 
 
+def fold_masks(model: nn.Module) -> None:
+    """Make plain layers of those with masks; pruned weights are 0 in them.
+
+    Example:
+        >>> model = magnitude_pruning(nn.Sequential(nn.Linear(2, 2)))
+        >>> fold_masks(model)
+        >>> model
+        Sequential(
+          (0): Linear(in_features=2, out_features=2, bias=True)
+        )
+    """
+    for layer in list(model.modules()):
+        if isinstance(layer, nn.Linear | nn.Conv2d) and is_pruned(layer):
+            weight = nn.Parameter(layer.weight.detach(), requires_grad=layer.weight.requires_grad)
+            # `parametrize.remove_parametrizations` also changes the class of the layer, which copies of it share.
+            del layer.parametrizations
+            layer.__class__ = type(layer).__bases__[0]
+            layer.weight = weight
+
+
 def _masked(model: nn.Module, target: Patterns, kind: type[MagnitudeMask], place: str) -> nn.Module:
     found = modules_matching(model, target, (nn.Linear, nn.Conv2d), place)
     uses = Counter(id(weight) for _, weight in model.named_parameters(remove_duplicate=False))
     for name, layer in found:
-        if parametrize.is_parametrized(layer, "weight"):
+        if parametrize.is_parametrized(layer):
             raise ArgumentError(
-                f"{place}: expected layers whose weight is a parameter, got {name}, whose weight is computed from "
-                "others; narrow the pattern, or prune first"
+                f"{place}: expected layers of plain weights, got {name}, of which one is computed from others; "
+                "narrow the pattern, or prune first"
             )
         weight = layer.weight
         assert isinstance(weight, Tensor)
