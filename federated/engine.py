@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -85,6 +85,7 @@ class FederatedEngine(Engine):
         self.central = None if self.job.federated.privacy is None else CentralPrivacy(self.job)
         self._make_cohort()
         self._selection = Selection(self.job.federated, self.job.learner.seed)
+        self._bytes_judging = 0
 
     def _make_cohort(self) -> None:
         aggregation = self.job.aggregation() if self.central is None else self.central.mean
@@ -111,7 +112,11 @@ class FederatedEngine(Engine):
 
     def told(self) -> dict[str, Any]:
         """What is known of the clients, and what was spent of a promise about them."""
-        return self._roster.told() | ({} if self.central is None else {"privacy": self.central.told()})
+        return {
+            **self._roster.told(),
+            **({"bytes_judging": self._bytes_judging} if self._bytes_judging else {}),
+            **({} if self.central is None else {"privacy": self.central.told()}),
+        }
 
     # -- beginning and ending ------------------------------------------------------------------------------------
 
@@ -133,8 +138,7 @@ class FederatedEngine(Engine):
             cohort.unconsolidated = dict(commit.engine["unconsolidated"])
             self._selection.load_state_dict(commit.engine["selection"])
         described = self._roster.start(commit)
-        down, up = ([], []) if commit is None else commit.engine.get("traffic", ([], []))
-        self._roster.down, self._roster.up = Counter(dict(down)), Counter(dict(up))
+        self._bytes_judging = 0 if commit is None else int(commit.engine.get("bytes_judging", 0))
         cohort.terms = Terms.of(described)
         self._roster.expects(Wire.of(self.job.federated), cohort.terms.rules)
         cohort.weights = described["weights"] if commit is None else commit.weights
@@ -285,15 +289,32 @@ class FederatedEngine(Engine):
 
     def judge(self) -> list[Tensor]:
         """Let all clients that are there judge the anchor."""
-        answers = self._roster.ask("evaluate.judge", self._roster.there, anchor=self.cohort.anchor())
+        with self._counted_apart():
+            answers = self._roster.ask("evaluate.judge", self._roster.there, anchor=self.cohort.anchor())
         return [told(answer)["judged"] for answer in answers.values()]
 
     def compare(self, champion: Weights) -> list[Comparison]:
         """Let all clients that are there compare the anchor with the champion."""
         there, record = self._roster.there, {CHAMPION: pack(champion)}
         records = [record for _ in there]
-        answers = self._roster.ask("evaluate.compare", there, anchor=self.cohort.anchor(), records=records)
+        with self._counted_apart():
+            answers = self._roster.ask("evaluate.compare", there, anchor=self.cohort.anchor(), records=records)
         return [Comparison(**told(answer)) for answer in answers.values()]
+
+    @contextmanager
+    def _counted_apart(self) -> Iterator[None]:
+        """Count the bytes of judging a version as the run's, not as an increment's.
+
+        A run that is stopped commits, and judges, more versions than one that goes on; what an increment costs does not
+        depend on that.
+        """
+        roster = self._roster
+        before = roster.down.copy(), roster.up.copy()
+        yield
+        for counted, known in zip((roster.down, roster.up), before, strict=True):
+            self._bytes_judging += counted.total() - known.total()
+            counted.clear()
+            counted.update(known)
 
     def save(self, version: int) -> Saving:
         """Let every client keep its state for this version, on its own disk.
@@ -307,8 +328,7 @@ class FederatedEngine(Engine):
             "selection": self._selection.state_dict(),
             "shared": self.cohort.shared,
             "unconsolidated": self.cohort.unconsolidated,
-            # Judging a version counts to the next increment, also of a run that is resumed.
-            "traffic": [sorted(counted.items()) for counted in (self._roster.down, self._roster.up)],
+            "bytes_judging": self._bytes_judging,
             **({} if self.central is None else {"privacy": self.central.state_dict()}),
         }
         return Saving(

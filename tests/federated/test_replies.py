@@ -43,7 +43,8 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Asked, M
     job = deployed("strategy=[{name='ewc'}]", "federated.min_clients=1")
     objective = job.objective()
     trivial = TrivialPredictors(objective).shape
-    known = Known(sums_of(objective), [], timed=True, step=16, passes=2, trivial=trivial)
+    probes = [max(1, len(probe.columns)) for probe in job.probes()]
+    known = Known(sums_of(objective), probes, timed=True, step=16, passes=2, trivial=trivial)
 
     def hears(message: Message, name: str) -> None:
         asked[message.metadata.message_type] = message.content
