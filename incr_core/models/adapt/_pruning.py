@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,7 @@ from torch.nn.utils import parametrize
 from incr_core.errors import ArgumentError
 from incr_core.models._patterns import Patterns, modules_matching
 
-__all__ = ["MagnitudeMask", "MovementMask", "fold_masks", "is_pruned", "magnitude_pruning", "movement_pruning"]
+__all__ = ["MagnitudeMask", "MovementMask", "is_pruned", "magnitude_pruning", "movement_pruning"]
 
 
 def magnitude_pruning(model: nn.Module, target: Patterns = "*") -> nn.Module:
@@ -75,6 +76,8 @@ class MagnitudeMask(nn.Module):
         tensor([0., 4.])
     """
 
+    draws_nothing: ClassVar[bool] = True
+
     prune_mask: Tensor
 
     def __init__(self, weight: Tensor) -> None:
@@ -99,6 +102,8 @@ class MovementMask(MagnitudeMask):
         tensor([-2.])
     """
 
+    draws_nothing: ClassVar[bool] = True
+
     def __init__(self, weight: Tensor) -> None:
         super().__init__(weight)
         self.prune_scores = nn.Parameter(torch.zeros_like(weight))
@@ -117,26 +122,6 @@ def is_pruned(model: nn.Module) -> bool:
         (False, True)
     """
     return any(isinstance(part, MagnitudeMask) for part in model.modules())
-
-
-def fold_masks(model: nn.Module) -> None:
-    """Make plain layers of those with masks; pruned weights are 0 in them.
-
-    Example:
-        >>> model = magnitude_pruning(nn.Sequential(nn.Linear(2, 2)))
-        >>> fold_masks(model)
-        >>> model
-        Sequential(
-          (0): Linear(in_features=2, out_features=2, bias=True)
-        )
-    """
-    for layer in list(model.modules()):
-        if isinstance(layer, nn.Linear | nn.Conv2d) and is_pruned(layer):
-            weight = nn.Parameter(layer.weight.detach(), requires_grad=layer.weight.requires_grad)
-            # `parametrize.remove_parametrizations` also changes the class of the layer, which copies of it share.
-            del layer.parametrizations
-            layer.__class__ = type(layer).__bases__[0]
-            layer.weight = weight
 
 
 def _masked(model: nn.Module, target: Patterns, kind: type[MagnitudeMask], place: str) -> nn.Module:

@@ -1,4 +1,4 @@
-"""Law 4 for pruning: two shards have the masks and the weights of one process."""
+"""Law 4 for pruning and for layers that learn rounded: two shards have the masks, ranges and weights of one process."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from torch import nn
 
-from incr_core.models.adapt import magnitude_pruning, movement_pruning
+from incr_core.models.adapt import magnitude_pruning, movement_pruning, qat
 from incr_core.strategies import Pruning
 from tests.support.sharded_learners import gap, learned_alone, learned_in_shards
 from tests.support.shards import TwoShards
@@ -39,3 +39,11 @@ def test_two_shards_prune_as_one_process(
     assert sum(int((~alone[name]).sum()) for name in masks) == (16 + 12 if scope == "layer" else 29)
     learned = [name for name in alone if name not in masks]
     assert gap({name: first[name] for name in learned}, {name: alone[name] for name in learned}) < 1e-6
+
+
+def test_two_shards_learn_rounded_as_one_process(two_shards: TwoShards) -> None:
+    make = partial(layers, qat)
+    (first, divides), (second, _) = two_shards.run(learned_in_shards, make, {})
+    assert not divides  # a range is of a whole batch
+    assert all(value.equal(second[name]) for name, value in first.items())
+    assert gap(first, learned_alone(make)) < 1e-6
