@@ -291,7 +291,7 @@ class Attendance(Roster):
         """Whose answers are out of all proportion to the others', and why."""
         if action in ("train.learn", "train.review"):
             learners, rules = [*found], self._described["rules"]
-            return {learners[place]: why for place, why in outsized(updates_of(found), anchor, rules).items()}
+            return {learners[place]: why for place, why in outsized(updates_of(found, anchor), anchor, rules).items()}
         if action == "evaluate.receive":
             told_of = {client: told(content)["arrival"] for client, content in found.items()}
             come = {client: arrival for client, arrival in told_of.items() if arrival is not None}

@@ -52,6 +52,7 @@ class Owners(Attendance):
 
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
         """Wait for `federated.min_clients`; returns what the first of them has told of the model."""
+        self._begin_holding(commit)
         if commit is None:
             self._number = 0
             self._begin_anew(secrets.token_hex(8), [])
@@ -74,7 +75,7 @@ class Owners(Attendance):
         self.news = []  # what was known before is in this commit; what is found now, in the next
         self.ask("query.save", self.there, {"version": version})
         members = [member.document() for member in self.members]
-        return {"owners": {"run": self._run, "number": self._number, "members": members}}
+        return {"owners": {"run": self._run, "number": self._number, "members": members}, **self._held()}
 
     def told(self) -> dict[str, Any]:
         """Of each owner: the rows learned, the hash of its own ledger, and whether it has rows left in the end."""

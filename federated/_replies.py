@@ -16,8 +16,9 @@ from torch import Tensor
 
 from federated._client_failures import FAILURE
 from federated._cohort import Terms
+from federated._known_tensors import tensors_of
 from federated._owner_records import NAMED, is_name
-from federated._records import told, unpack
+from federated._records import told
 from federated._wire import BadCodes, Wire
 from federated.client_app import SHARED, WORK
 from incr_core.metrics import FINE, TRIVIAL
@@ -228,15 +229,15 @@ def _check(asked: Asked, content: RecordDict) -> None:
         _check_steps(document["steps"], rows, asked)
         _check_losses(document["losses"])
         _decode(content, asked)
-        _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+        _check_weights(tensors_of(content, "weights", asked.anchor), asked.anchor)
     elif asked.action == "evaluate.judge":
         _check_judged(told(content)["judged"])
     elif asked.action == "evaluate.compare":
         _check_compared(told(content), asked.known)
     elif asked.action == "train.consolidate":
-        _check_weights(unpack(content.array_records[SHARED], copy=False), asked.shared)
+        _check_weights(tensors_of(content, SHARED, asked.anchor), asked.shared)
         if "weights" in content:
-            _check_weights(unpack(content.array_records["weights"], copy=False), asked.anchor)
+            _check_weights(tensors_of(content, "weights", asked.anchor), asked.anchor)
 
 
 def _decode(content: RecordDict, asked: Asked) -> None:

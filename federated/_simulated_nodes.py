@@ -78,6 +78,7 @@ class SimulatedNodes(Roster):
 
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
         """Find the node of every client, and open it. Raises WorkerLost where a client has none."""
+        self._begin_holding(commit)
         bring(self._directory / "state")  # for clients in other processes
         self.origins, known = [], len(self.clients)
         if commit is not None:
@@ -165,7 +166,9 @@ class SimulatedNodes(Roster):
         self.news = []
         kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.origins)}
         spent = {"spent": sorted(self._spent)} if self._spent else {}
-        return kept | spent | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        return (
+            kept | spent | self._held() | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        )
 
     def told(self) -> dict[str, Any]:
         """The rows that wait for clients that were away, or did not answer."""

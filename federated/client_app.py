@@ -31,6 +31,7 @@ from torch import Tensor
 
 from federated._batched_app import BatchedApp
 from federated._client_host import KEPT, ClientHost, SimulatedHost
+from federated._known_tensors import Lacks, answered_with, received
 from federated._owner import Owner
 from federated._records import pack, tell, unpack
 from federated._wire import Wire
@@ -152,7 +153,7 @@ def learn(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         host.check_learns(participant)
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         if isinstance(participant, ClientBlock):
             drawn = unpack(message.content.array_records[CLIENTS], copy=True)["clients"]
             update = participant.learn_drawn(anchor, drawn, bool(order["first"]))
@@ -175,7 +176,11 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
         participants[0].usage.begin()
         for host, participant in zip(hosts, participants, strict=True):
             host.check_learns(participant)
-        anchor = unpack(messages[0].content.array_records[ANCHOR], copy=False)
+        anchors = [
+            received(participant, message.content, ANCHOR)
+            for participant, message in zip(participants, messages, strict=True)
+        ]
+        anchor = anchors[0]  # all are of one version
         updates, why = learn_side_by_side(participants, anchor, [bool(order["first"]) for order in orders])
         contents = []
         for host, order, participant, update in zip(hosts, orders, participants, updates, strict=True):
@@ -183,6 +188,10 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
                 host.learned(participant)
             content = _contribution(participant, update, anchor, order)
             contents.append((content, host.answered(participant, changed=True)))
+    except Lacks as lacks:
+        return [
+            Message(lacks.answer(host.name), reply_to=message) for host, message in zip(hosts, messages, strict=True)
+        ]
     except Exception as error:  # of one of them, which the others cannot go on without
         return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
     for content, told in contents:
@@ -196,10 +205,9 @@ def review(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        _adopt(participant, message.content)
+        anchor = _adopt(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
         update = participant.review(host.rows(rows))
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
         participant.learner.share_ids(anchor)
         return _contribution(participant, update, anchor, message.content.config_records[ORDER])
 
@@ -228,7 +236,7 @@ def follow(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         if SHARED in message.content:
-            participant.learner.adopt_shared(unpack(message.content.array_records[SHARED], copy=False))
+            participant.learner.adopt_shared(received(participant, message.content, SHARED))
         orders = Orders(**json.loads(str(message.content.config_records[ORDER]["orders"])))
         participant.follow(host.agrees(orders))
         return RecordDict()
@@ -242,16 +250,18 @@ def consolidate(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         if host.consolidates(participant):
             shared = participant.consolidate(anchor)
         else:
             participant.adopt(anchor)
             shared, _ = participant.learner.shared_state()
-        content = RecordDict({SHARED: pack(shared)})
+        content = RecordDict()
+        content[SHARED] = pack(answered_with(content, SHARED, shared, anchor))
         if participant.learner.remakes:
             participant.unsent = {}  # of weights as they were before strategies changed them
-            content["weights"] = pack(participant.told(participant.learner.weights()))
+            weights = participant.told(participant.learner.weights())
+            content["weights"] = pack(answered_with(content, "weights", weights, anchor))
         return content
 
     return _answer(message, host, work)
@@ -263,7 +273,7 @@ def judge(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         return tell({"judged": host.judged(participant.judge(anchor))})
 
     return _answer(message, host, work)
@@ -275,7 +285,7 @@ def compare(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         champion = unpack(message.content.array_records[CHAMPION], copy=False)
         found = host.compared(participant.compare(champion, anchor))
         measured = {"champion": metrics.total([found.champion]), "challenger": metrics.total([found.challenger])}
@@ -323,6 +333,8 @@ def _answer(
         participant.usage.begin()
         content = work(participant)
         told = host.answered(participant, changed=changed)
+    except Lacks as lacks:  # nothing has changed yet
+        return Message(lacks.answer(host.name), reply_to=message)
     except Exception as error:
         return Message(host.failure(error), reply_to=message)
     content[WORK] = _work(begun, participant, told)
@@ -343,18 +355,23 @@ def _contribution(
 ) -> RecordDict:
     """What a client tells of a round; its weights coded where that is ordered."""
     content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
-    weights, wire = participant.told(update.weights), Wire.ordered(order)
+    weights, wire, rules = participant.told(update.weights), Wire.ordered(order), participant.learner.rules()
+    coded = [] if wire is None else wire.coded(weights, rules)
+    weights = answered_with(content, "weights", weights, anchor, coded)
     if wire is None:
         content["weights"] = pack(weights)
     else:
         # Without rows the server takes no note of the update, so what is unsent stays so.
         unsent = participant.unsent if update.num_rows else {}
-        content["weights"] = wire.pack(weights, anchor, participant.learner.rules(), unsent)
+        content["weights"] = wire.pack(weights, anchor, rules, unsent)
     return content
 
 
-def _adopt(participant: Participant, content: RecordDict) -> None:
-    participant.adopt(unpack(content.array_records[ANCHOR], copy=False))
-    if SHARED in content:
-        merged: Mapping[str, Tensor] = unpack(content.array_records[SHARED], copy=False)
-        participant.learner.adopt_shared(merged)
+def _adopt(participant: Participant, content: RecordDict) -> dict[str, Tensor]:
+    """Adopt the anchor, which is returned, and the merged strategy state."""
+    anchor = received(participant, content, ANCHOR)
+    shared = received(participant, content, SHARED, anchor) if SHARED in content else None
+    participant.adopt(anchor)
+    if shared is not None:
+        participant.learner.adopt_shared(shared)
+    return anchor

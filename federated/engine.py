@@ -234,21 +234,19 @@ class FederatedEngine(Engine):
         asked = self._roster.answering(drawn, number)
         orders = self._roster.batched(asked, [{"first": client not in begun, **self._coded} for client in asked])
         whom = self._roster.whom(asked, number)
-        answers = self._roster.ask("train.learn", asked, orders=orders, records=whom, anchor=self.cohort.anchor())
+        anchor = self.cohort.anchor()
+        answers = self._roster.ask("train.learn", asked, orders=orders, records=whom, anchor=anchor)
         self._selection.answered(drawn, answers)
         begun.update(answers)
-        return self._updates(answers)
+        return self._updates(answers, anchor)
 
     def _review(self, rows: Mapping[str, Tensor]) -> list[Update]:
         names = self._roster.names
         drawn = [client for client in self._roster.there if len(rows.get(names[client], ()))]
         ids = [{ROWS: pack({"rows": rows[names[client]]})} for client in drawn]
-        cohort = self.cohort
-        return self._updates(
-            self._roster.ask(
-                "train.review", drawn, self._coded, anchor=cohort.anchor(), shared=cohort.shared, records=ids
-            )
-        )
+        anchor, shared = self.cohort.anchor(), self.cohort.shared
+        answers = self._roster.ask("train.review", drawn, self._coded, anchor=anchor, shared=shared, records=ids)
+        return self._updates(answers, anchor)
 
     @property
     def _coded(self) -> dict[str, Any]:
@@ -256,9 +254,9 @@ class FederatedEngine(Engine):
         wire = Wire.of(self.job.federated)
         return {} if wire is None else wire.order()
 
-    def _updates(self, answers: Mapping[int, RecordDict]) -> list[Update]:
+    def _updates(self, answers: Mapping[int, RecordDict], anchor: Weights) -> list[Update]:
         self.cohort.learners = list(answers)
-        return updates_of(answers)
+        return updates_of(answers, anchor)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all clients do it; those that have learned since they consolidated do so again."""
