@@ -24,7 +24,7 @@ from incr_core.models import same_bits
 from incr_core.numerics import FlatLayout
 from incr_core.rounds import Participant
 
-__all__ = ["LACKS", "Lacks", "answered_with", "digest_of", "equal_to", "received", "tensors_of", "version_of"]
+__all__ = ["LACKS", "SAME", "Lacks", "answered_with", "digest_of", "equal_to", "received", "tensors_of", "version_of"]
 
 LACKS = "lacks"
 """The record of an answer that asks for all tensors of the message."""
