@@ -11,14 +11,16 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from federated._arrival_checks import unusual
+from federated._asked import Asked, Known, Refused, sums_of
 from federated._client_failures import REMEDY
 from federated._cohort import updates_of
 from federated._consent import offered
+from federated._message_records import ORDER, WORK
 from federated._owner_records import FAILURES, Member
 from federated._records import told
-from federated._replies import Asked, Known, Refused, checked, named, sums_of, unusual
+from federated._replies import checked, named
 from federated._roster import Roster, budget_spent, failures_of
-from federated.client_app import ORDER, WORK
 from incr_core.data.sources import seconds
 from incr_core.engines import waiting
 from incr_core.errors import WorkerLost

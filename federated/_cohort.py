@@ -11,9 +11,9 @@ from flwr.app import RecordDict
 from torch import Tensor
 
 from federated._known_tensors import tensors_of
+from federated._message_records import SHARED
 from federated._records import told
 from federated._roster import Roster
-from federated.client_app import SHARED
 from incr_core.models import absorb_ids, is_id_count, kept_in_id_tables, retracted
 from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer, capped, capped_rows
 from incr_core.strategies import Strategy, derived

@@ -10,11 +10,11 @@ from typing import Any
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from federated._arrival_checks import COUNTS
 from federated._attendance import GRACE, Attendance
 from federated._client_host import KEPT
 from federated._owner_records import Member
 from federated._records import filled, told
-from federated._replies import COUNTS
 from incr_core.data import offset_of, row_ids
 from incr_core.data.encoding import BadRow
 from incr_core.data.timeline import Tick
@@ -66,8 +66,7 @@ class Owners(Attendance):
             assert self._wanted.superlink is not None
             self._grid = SuperLinkGrid(self._wanted.superlink, self._wanted.certificates)
         self._gather(GRACE)
-        self.down.clear()
-        self.up.clear()
+        self._count_on(commit)
         return self._described
 
     def save(self, version: int) -> dict[str, Any]:

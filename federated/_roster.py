@@ -15,9 +15,9 @@ from torch import Tensor
 from federated._client_failures import REMEDY
 from federated._holdings import Holdings, Sending
 from federated._known_tensors import LACKS
+from federated._message_records import ANCHOR, ORDER, SHARED, WORK
 from federated._records import payload
 from federated._wire import Wire
-from federated.client_app import ANCHOR, ORDER, SHARED, WORK
 from incr_core.engines import Commit
 from incr_core.errors import EngineError, IncrError
 from incr_core.rounds import Arrival
@@ -206,9 +206,15 @@ class Roster(ABC):
         for key, state in ({} if commit is None else commit.engine.get("holdings", {})).items():
             self.holdings[key].load_state_dict(state)
 
+    def _count_on(self, commit: Commit | None) -> None:
+        """Count bytes on from a commit: an increment's bytes do not depend on how often the run was started."""
+        counted = {} if commit is None else commit.engine.get("bytes", {})
+        self.down, self.up = Counter(counted.get("down", {})), Counter(counted.get("up", {}))
+
     def _held(self) -> dict[str, Any]:
-        """What a commit keeps of the holdings."""
-        return {"holdings": {key: holdings.state_dict() for key, holdings in self.holdings.items()}}
+        """What a commit keeps of the holdings, and the bytes that count with the next increment."""
+        held = {key: holdings.state_dict() for key, holdings in self.holdings.items()}
+        return {"holdings": held, "bytes": {"down": dict(self.down), "up": dict(self.up)}}
 
     @property
     @abstractmethod

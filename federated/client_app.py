@@ -20,56 +20,24 @@ configuration names a client's file (`client`) serves that owner; all others are
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from torch import Tensor
 
+from federated._answering import adopt_sent, answer, contribution, host_of, work_done
 from federated._batched_app import BatchedApp
-from federated._client_host import KEPT, ClientHost, SimulatedHost
 from federated._known_tensors import Lacks, answered_with, received
-from federated._owner import Owner
+from federated._message_records import ALONE, ANCHOR, CHAMPION, CLIENTS, ORDER, ROWS, SHARED, WORK
 from federated._records import pack, tell, unpack
-from federated._wire import Wire
 from incr_core import metrics
-from incr_core.errors import EngineError, JobError
+from incr_core.errors import JobError
 from incr_core.rounds import ClientBlock, Orders, Participant, learn_side_by_side
-from incr_core.shown import shown
 from incr_core.storage import checkpoint
-from incr_core.update import Update
 
 __all__ = ["app"]
 
-ANCHOR, CHAMPION, SHARED, ROWS = "anchor", "champion", "shared", "rows"
-CLIENTS, ORDER, WORK = "clients", "order", "work"
-"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, which clients of
-a block, what to do; and of an answer: what it took."""
-
-ALONE = "alone"
-"""The key of what an answer took that says why clients who were to be learned as one batch were not."""
-
-CLIENT = "client"
-"""The key of a node's configuration that names its owner's file."""
-
 app = BatchedApp()
-
-
-def host_of(context: Context) -> ClientHost:
-    """The host of the client of a node. EngineError where its file is none: Flower tells the server of it."""
-    file = context.node_config.get(CLIENT)
-    if file is None:
-        return SimulatedHost(context)
-    try:
-        return Owner.of(str(file))
-    except Exception as error:
-        print(f"incr client: {shown(str(error))}", file=sys.stderr, flush=True)
-        raise EngineError(
-            f"a client whose file cannot be served: {type(error).__name__} {KEPT}; ask the owner"
-        ) from None
 
 
 @app.query("hello")
@@ -107,7 +75,7 @@ def open_client(message: Message, context: Context) -> Message:
             }
         )
 
-    return _answer(message, host, describe, host.open, changed=False)
+    return answer(message, host, describe, host.open, changed=False)
 
 
 @app.evaluate("receive")
@@ -116,7 +84,7 @@ def receive(message: Message, context: Context) -> Message:
     order, host = message.content.config_records[ORDER], host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        _adopt(participant, message.content)
+        adopt_sent(participant, message.content)
         number = order.get("number")
         arrival = host.receive(participant, None if number is None else int(str(number)))
         return tell(
@@ -130,7 +98,7 @@ def receive(message: Message, context: Context) -> Message:
             }
         )
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.evaluate("offer")
@@ -143,7 +111,7 @@ def offer(message: Message, context: Context) -> Message:
         rows, observed = participant.take_up(unpack(message.content.array_records[CLIENTS], copy=True)["clients"])
         return tell({"rows": rows, "observed": observed})
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("learn")
@@ -161,9 +129,9 @@ def learn(message: Message, context: Context) -> Message:
             update = host.learn(participant, anchor, bool(order["first"]))
         if order["first"]:
             host.learned(participant)
-        return _contribution(participant, update, anchor, order)
+        return contribution(participant, update, anchor, order)
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.batched("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
@@ -186,7 +154,7 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
         for host, order, participant, update in zip(hosts, orders, participants, updates, strict=True):
             if order["first"]:
                 host.learned(participant)
-            content = _contribution(participant, update, anchor, order)
+            content = contribution(participant, update, anchor, order)
             contents.append((content, host.answered(participant, changed=True)))
     except Lacks as lacks:
         return [
@@ -195,7 +163,7 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
     except Exception as error:  # of one of them, which the others cannot go on without
         return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
     for content, told in contents:
-        content[WORK] = _work(begun, participants[0], {ALONE: why, **told}, len(messages))
+        content[WORK] = work_done(begun, participants[0], {ALONE: why, **told}, len(messages))
     return [Message(content, reply_to=message) for (content, _), message in zip(contents, messages, strict=True)]
 
 
@@ -205,13 +173,13 @@ def review(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = _adopt(participant, message.content)
+        anchor = adopt_sent(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
         update = participant.review(host.rows(rows))
         participant.learner.share_ids(anchor)
-        return _contribution(participant, update, anchor, message.content.config_records[ORDER])
+        return contribution(participant, update, anchor, message.content.config_records[ORDER])
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("skip")
@@ -226,7 +194,7 @@ def skip(message: Message, context: Context) -> Message:
         participant.skip()
         return RecordDict()
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("follow")
@@ -236,12 +204,14 @@ def follow(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         if SHARED in message.content:
-            participant.learner.adopt_shared(received(participant, message.content, SHARED))
+            # The state may have tensors of the anchor, which the learner adopts with the next increment.
+            anchor = received(participant, message.content, ANCHOR)
+            participant.learner.adopt_shared(received(participant, message.content, SHARED, anchor))
         orders = Orders(**json.loads(str(message.content.config_records[ORDER]["orders"])))
         participant.follow(host.agrees(orders))
         return RecordDict()
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("consolidate")
@@ -264,7 +234,7 @@ def consolidate(message: Message, context: Context) -> Message:
             content["weights"] = pack(answered_with(content, "weights", weights, anchor))
         return content
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.evaluate("judge")
@@ -276,7 +246,7 @@ def judge(message: Message, context: Context) -> Message:
         anchor = received(participant, message.content, ANCHOR)
         return tell({"judged": host.judged(participant.judge(anchor))})
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.evaluate("compare")
@@ -291,7 +261,7 @@ def compare(message: Message, context: Context) -> Message:
         measured = {"champion": metrics.total([found.champion]), "challenger": metrics.total([found.challenger])}
         return tell({"sums": found.sums, **measured})
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.query("save")
@@ -303,7 +273,7 @@ def save(message: Message, context: Context) -> Message:
         host.save(message.content.config_records[ORDER], participant)
         return RecordDict()
 
-    return _answer(message, host, work, changed=False)
+    return answer(message, host, work, changed=False)
 
 
 @app.batched("query.save", lambda message: "all")
@@ -313,65 +283,3 @@ def save_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list
         replies = [save(message, context) for message, context in zip(messages, contexts, strict=True)]
     checkpoint.settle(list(dict.fromkeys(written)))
     return replies
-
-
-def _answer(
-    message: Message,
-    host: ClientHost,
-    work: Callable[[Participant], RecordDict],
-    begin: Callable[[ConfigRecord], Participant] | None = None,
-    *,
-    changed: bool = True,
-) -> Message:
-    """Bring the participant up, let it work, settle it, and say what it took and where.
-
-    changed: whether the work changes what the next message depends on.
-    """
-    begun = time.perf_counter(), time.process_time()
-    try:
-        participant = (begin or host.participant)(message.content.config_records[ORDER])
-        participant.usage.begin()
-        content = work(participant)
-        told = host.answered(participant, changed=changed)
-    except Lacks as lacks:  # nothing has changed yet
-        return Message(lacks.answer(host.name), reply_to=message)
-    except Exception as error:
-        return Message(host.failure(error), reply_to=message)
-    content[WORK] = _work(begun, participant, told)
-    return Message(content, reply_to=message)
-
-
-def _work(
-    begun: tuple[float, float], participant: Participant, told: Mapping[str, Any], messages: int = 1
-) -> ConfigRecord:
-    """The cost of an answer, and the process. begun: wall time and CPU time; messages: answered together."""
-    seconds, cpu_seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
-    cost = {"seconds": seconds / messages, "cpu_seconds": cpu_seconds / messages}
-    return ConfigRecord({**cost, "memory": participant.usage.spent()[1], "process": os.getpid(), **told})
-
-
-def _contribution(
-    participant: Participant, update: Update, anchor: Mapping[str, Tensor], order: ConfigRecord
-) -> RecordDict:
-    """What a client tells of a round; its weights coded where that is ordered."""
-    content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
-    weights, wire, rules = participant.told(update.weights), Wire.ordered(order), participant.learner.rules()
-    coded = [] if wire is None else wire.coded(weights, rules)
-    weights = answered_with(content, "weights", weights, anchor, coded)
-    if wire is None:
-        content["weights"] = pack(weights)
-    else:
-        # Without rows the server takes no note of the update, so what is unsent stays so.
-        unsent = participant.unsent if update.num_rows else {}
-        content["weights"] = wire.pack(weights, anchor, rules, unsent)
-    return content
-
-
-def _adopt(participant: Participant, content: RecordDict) -> dict[str, Tensor]:
-    """Adopt the anchor, which is returned, and the merged strategy state."""
-    anchor = received(participant, content, ANCHOR)
-    shared = received(participant, content, SHARED, anchor) if SHARED in content else None
-    participant.adopt(anchor)
-    if shared is not None:
-        participant.learner.adopt_shared(shared)
-    return anchor

@@ -19,6 +19,7 @@ from torch import Tensor
 from federated._at_owner import ClientsAtOwner
 from federated._client_blocks import ClientBlocks
 from federated._cohort import ClientCohort, Terms, updates_of
+from federated._message_records import CHAMPION, ROWS
 from federated._owners import Owners
 from federated._records import pack, told
 from federated._roster import Roster
@@ -26,7 +27,6 @@ from federated._selection import Selection
 from federated._server_privacy import CentralPrivacy
 from federated._simulated_nodes import SimulatedNodes
 from federated._wire import Wire
-from federated.client_app import CHAMPION, ROWS
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
@@ -266,7 +266,9 @@ class FederatedEngine(Engine):
         if orders:
             # What was merged must be there for the next step; the next increment's first message may come after it.
             shared = cohort.shared if orders.consolidate else None
-            self._roster.ask("train.follow", self._roster.there, {"orders": json.dumps(asdict(orders))}, shared=shared)
+            anchor = cohort.anchor() if shared else None
+            order = {"orders": json.dumps(asdict(orders))}
+            self._roster.ask("train.follow", self._roster.there, order, anchor=anchor, shared=shared)
         if weights is not None:
             cohort.adopt(weights)
 

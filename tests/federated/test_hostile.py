@@ -8,7 +8,7 @@ import pytest
 from flwr.app import Message
 
 from federated._client_failures import FAILURE
-from federated.client_app import ORDER
+from federated._message_records import ORDER
 from tests.support.federated_runs import Result, finish
 from tests.support.federations import deployed, each_row_once, federation
 from tests.support.heard_anchors import HeardAnchors

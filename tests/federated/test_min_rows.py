@@ -15,8 +15,8 @@ from flwr.app import Message
 from federated._client_failures import FAILURE
 from federated._held_back import HeldBack
 from federated._known_tensors import tensors_of
+from federated._message_records import ORDER, WORK
 from federated._records import told
-from federated.client_app import ORDER, WORK
 from incr_core.data.encoding import Slices
 from incr_core.data.timeline import Tick
 from incr_core.registry import RunDirectory

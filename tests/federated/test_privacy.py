@@ -14,9 +14,9 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from federated._client_file import ClientFile
+from federated._message_records import ORDER
 from federated._privacy_budget import PrivacyBudget
 from federated._records import told, unpack
-from federated.client_app import ORDER
 from incr_core.errors import IncrError, JobError
 from incr_core.job import ClientPrivacy
 from incr_core.registry import RunDirectory

@@ -14,9 +14,11 @@ import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
 
+from federated._arrival_checks import _check_ids, check_sums
+from federated._asked import Asked, Known, Refused, sums_of
 from federated._cohort import ClientCohort, Terms
 from federated._records import told
-from federated._replies import Asked, Known, Refused, _check_ids, _check_sums, checked, named, sums_of
+from federated._replies import checked, named
 from federated._roster import Roster
 from incr_core.errors import CheckpointError
 from incr_core.metrics import FINE, TRIVIAL
@@ -115,9 +117,9 @@ def test_sums_of_trivial_predictions_have_the_jobs_shape(
 ) -> None:
     known = honest["evaluate.receive"][0].known
     assert known.trivial == (2, 2)
-    _check_sums({TRIVIAL: np.ones((2, 2))}, known)
+    check_sums({TRIVIAL: np.ones((2, 2))}, known)
     with pytest.raises(Refused, match="sums for"):
-        _check_sums({TRIVIAL: sums}, known)
+        check_sums({TRIVIAL: sums}, known)
 
 
 @pytest.mark.parametrize(
@@ -138,11 +140,11 @@ def test_coarse_sums_of_a_slice_are_those_of_the_job_and_no_others(objective: Ob
     whole = {name: np.zeros((1,) * dimensions) for name, dimensions in sums_of(objective).items()}
     coarse = {name: value for name, value in whole.items() if name not in FINE}
     known = Known(sums_of(objective))
-    _check_sums(whole, known)
-    _check_sums(coarse, known, coarse=True)
+    check_sums(whole, known)
+    check_sums(coarse, known, coarse=True)
     for wrong in ({**coarse, TRIVIAL: np.zeros((2, 2))}, {**coarse, "more": np.zeros(1)}):
         with pytest.raises(Refused, match="sums for other metrics"):
-            _check_sums(wrong, known, coarse=True)
+            check_sums(wrong, known, coarse=True)
 
 
 def with_content(answer: Message, content: RecordDict) -> Message:

@@ -8,8 +8,8 @@ from flwr.app import ArrayRecord, ConfigRecord, Message
 from torch import Tensor
 
 from federated._holdings import Holdings
+from federated._message_records import ANCHOR
 from federated._records import unpack
-from federated.client_app import ANCHOR
 
 __all__ = ["HeardAnchors", "carrying"]
 

@@ -12,8 +12,8 @@ from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from federated._flower_privates import flat_array
 from federated._known_tensors import SAME
+from federated._message_records import SHARED, WORK
 from federated._records import pack, tell, told, unpack
-from federated.client_app import SHARED, WORK
 from incr_core.metrics import Packed
 
 __all__ = ["HOSTILE", "Spoil", "tells"]

@@ -13,8 +13,9 @@ from flwr.app import ConfigRecord, Context, Message, RecordDict
 from federated._consent import offered
 from federated._holdings import Holdings
 from federated._known_tensors import version_of
+from federated._message_records import ANCHOR, ORDER, ROWS, SHARED
 from federated._records import pack
-from federated.client_app import ANCHOR, ORDER, ROWS, SHARED, app
+from federated.client_app import app
 from tests.support.federations import deployed
 from tests.support.heard_anchors import carrying
 
@@ -90,7 +91,7 @@ def versions(**changes: str) -> Orders:
 
 
 def shares(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
-    content = RecordDict({**Holdings(SHARED).sending({"../x": torch.ones(3)}).records(0)})
+    content = RecordDict({**carrying(anchor), **Holdings(SHARED).sending({"../x": torch.ones(3)}).records(0)})
     content[ORDER] = ConfigRecord({**order, "orders": "{}"})
     return "train.follow", content
 
