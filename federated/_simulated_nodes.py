@@ -18,12 +18,13 @@ from federated._client_batches import batches_of, workers_of
 from federated._client_failures import raise_failures
 from federated._client_names import clients_of, joined
 from federated._grid import RayGrid
+from federated._message_records import ALONE, ORDER, WORK
 from federated._records import filled, told
 from federated._roster import LEARNS, Roster, budget_spent, failures_of
 from federated._simulated_absences import Absences
 from federated._simulated_client import Client
 from federated._simulation import FlowerSimulation
-from federated.client_app import ALONE, ORDER, WORK, app
+from federated.client_app import app
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
 from incr_core.engines import Commit
@@ -71,7 +72,7 @@ class SimulatedNodes(Roster):
 
     @property
     def names(self) -> list[str]:
-        """The clients' names."""
+        """Names of the clients."""
         return [client.name for client in self.clients]
 
     @property
@@ -87,6 +88,7 @@ class SimulatedNodes(Roster):
         Raises:
             WorkerLost: A client has no node.
         """
+        self._begin_holding(commit)
         bring(self._directory / "state")  # for clients in other processes
         self.origins, known = [], len(self.clients)
         if commit is not None:
@@ -122,8 +124,7 @@ class SimulatedNodes(Roster):
             # A place in the stream counts the rows of all clients, so all clients share it.
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
             self.ask("query.open", new, orders=orders)
-        self.down.clear()  # the bytes of an increment do not depend on the number of starts
-        self.up.clear()
+        self._count_on(commit)
         return described
 
     def _started(self) -> Grid:
@@ -174,7 +175,9 @@ class SimulatedNodes(Roster):
         self.news = []
         kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.origins)}
         spent = {"spent": sorted(self._spent)} if self._spent else {}
-        return kept | spent | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        return (
+            kept | spent | self._held() | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        )
 
     def told(self) -> dict[str, Any]:
         """Return the rows that wait for clients that were away or did not answer."""

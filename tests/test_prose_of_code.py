@@ -17,7 +17,7 @@ CLEAN = [
     *("__init__.py", "batch.py", "errors.py", "shown.py", "update.py"),
     *("data", "drift", "engines", "learner", "loop", "memories", "metrics", "models", "numerics", "objectives"),
     *("estimators", "privacy", "registry", "report", "rounds", "runs", "serving"),
-    *("commands", "export", "storage", "strategies", "testing"),
+    *("commands", "export", "storage", "strategies", "testing", "trackers"),
 ]
 """Packages and modules of incr_core whose prose is rewritten. Add a package when its prose is."""
 

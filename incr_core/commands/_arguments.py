@@ -102,6 +102,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--check", metavar="ROWS.parquet", help="compare the answers on these rows (default: rows of the run's stream)"
     )
     export.add_argument("--quantize", metavar="int8", help="quantize linear layers, and report the cost in accuracy")
+    export.add_argument(
+        "--prune", type=float, metavar="SHARE", help="set the smallest weights of linear and convolutional layers to 0"
+    )
     export.add_argument("--json", action="store_true", help="print export.json, and nothing else")
 
     serve = command("serve", "serve predictions of a run's champion over HTTP, and receive labels: docs/serving.md")

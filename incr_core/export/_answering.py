@@ -11,6 +11,7 @@ from incr_core.batch import Inputs
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.learner import Learner
+from incr_core.models.adapt import fold_weights
 from incr_core.objectives import Objective
 from incr_core.shown import shown
 
@@ -39,6 +40,7 @@ class Answering(nn.Module):
         # `named_inputs` leaves out an empty numeric input, because ONNX has no input without values; `forward` restores
         # it.
         self.model = copy.deepcopy(model).cpu().eval()
+        fold_weights(self.model)
         self.objective = copy.deepcopy(objective).cpu().eval()
 
     def forward(

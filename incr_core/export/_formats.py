@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,16 +15,14 @@ from torch import Tensor, nn
 
 from incr_core.errors import ArgumentError, ExportError
 from incr_core.export._answering import Answering
-from incr_core.export._int8 import dequantised, quantise_linear
+from incr_core.export._int8 import fix_ranges, is_quantisation_aware, quantise_linear
 from incr_core.export._quiet import quiet
+from incr_core.models import dequantised
 
 __all__ = ["FORMATS", "Ask", "Format", "check_installed"]
 
 Ask = Callable[[Mapping[str, Tensor]], Tensor]
 """A model that was read back: from named inputs to its output."""
-
-OPSET = 20
-"""Version of ONNX's operators: the first in which torch's exporter writes every operator used in one form."""
 
 
 class Format(ABC):
@@ -41,7 +40,7 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
-        """Write the model's file.
+        """Write the model's file. `answering` is not changed.
 
         Args:
             folder: The folder of the file.
@@ -63,6 +62,8 @@ class Pt2(Format):
 
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
         """Trace the model, and save the program."""
+        answering = copy.deepcopy(answering)
+        fix_ranges(answering.model)
         if int8:
             quantise_linear(answering.model)
         program = _traced(answering, example)
@@ -83,7 +84,10 @@ class Pt2(Format):
 
 
 class Onnx(Format):
-    """A graph of ONNX for any number of rows. Int8 is onnxruntime's dynamic quantisation, with activations."""
+    """A graph of ONNX for any number of rows. Int8 includes activations.
+
+    Quantisation-aware layers have the ranges that they learned. Other models get onnxruntime's dynamic quantisation.
+    """
 
     file = "model.onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
@@ -92,6 +96,12 @@ class Onnx(Format):
         """Trace the model, translate it, and name the dimension of the rows."""
         import onnx
 
+        from incr_core.export._onnx_int8 import OPSET, use_onnx_quantisation
+
+        aware = is_quantisation_aware(answering.model)
+        answering = copy.deepcopy(answering)
+        if aware:
+            use_onnx_quantisation(answering.model, int8=int8)
         traced = _traced(answering, example)
         with quiet():
             try:
@@ -105,7 +115,7 @@ class Onnx(Format):
                 ) from error
             assert made is not None
             graph = made.model_proto
-        if int8:
+        if int8 and not aware:
             graph = _quantised(graph, folder / "float.onnx")
         _name_rows(graph.graph)
         onnx.save(graph, folder / self.file)
@@ -136,6 +146,7 @@ class Safetensors(Format):
 
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
         """Write the weights. Weights that share memory are written separately."""
+        answering = copy.deepcopy(answering)
         if int8:
             quantise_linear(answering.model)
         weights = {name: value.clone().contiguous() for name, value in answering.model.state_dict().items()}

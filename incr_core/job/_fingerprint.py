@@ -67,6 +67,6 @@ _OPERATIONAL = [
     *(("federated", key) for key in ("certificates", "accept_failures")),
     ("publish", "keep"),
     ("publish", "states"),
-    ("track", "tensorboard"),
+    *(("track", key) for key in ("tensorboard", "mlflow", "callbacks")),
 ]
 """Further keys that may change while a run goes on, because they do not decide what is learned."""

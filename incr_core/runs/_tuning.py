@@ -110,7 +110,7 @@ def tune(
     tuner = engine_named(on).tuner
     if tuner is None:
         raise ArgumentError(f"on: expected an engine that runs trials side by side, such as cluster, got {on}")
-    written = Job.written(path).changed({"baselines": {}})
+    written = Job.written(path).changed({"baselines": {}, "track": {}})
     dimensions = search_space(written, space)
     folder = Path(out or f"runs/{written.name}-tune").absolute()
     job = written.resolved()
