@@ -146,7 +146,7 @@ class Mergeable:
 
     @torch.no_grad()
     def absorb(self, measured: Mapping[str, Tensor]) -> None:
-        """Add the observations of all participants."""
+        """Add the observations of all participants to the running statistics and the tables of ids."""
         if measured:
             mine = self.weights()
             changed = absorb_ids(mine, measured)

@@ -49,11 +49,11 @@ class NamedSums:
         return {key: held[place] for key, held in self._sums.items() if place < len(held)}
 
     def state_dict(self) -> dict[str, Any]:
-        """The names, and their statistics."""
+        """Return the names and their statistics."""
         count = len(self._places)
         return {"clients": self.names, "sums": {name: held[:count] for name, held in self._sums.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore them."""
+        """Restore the names and statistics of `state_dict`."""
         self._places = {name: place for place, name in enumerate(state["clients"])}
         self._sums = {name: np.array(held) for name, held in state["sums"].items()}

@@ -62,7 +62,7 @@ class TopK:
         """Decode `wire` into `out` (n,) of float32, and return it.
 
         Raises:
-            ArgumentError: The places do not ascend within the numbers, as those of an untrusted sender may.
+            ArgumentError: The places are not ascending or not within 0..n-1. An untrusted sender may send such places.
         """
         kept = self.kept(len(out))
         places = wire[: 4 * kept].view(torch.int32).long()

@@ -24,11 +24,11 @@ WITHOUT = ("alerts", "track", "baselines")
 def copy_version(directory: Path, version: int, folder: Path) -> bool:
     """Copy one version of the run in `directory` into a folder that is a run directory with this champion.
 
-    The copy has what predictions need: the job, the manifest, the weights, and the outcomes that rates need. It has no
-    tables, which may hold values of rows, no states, and no addresses for alerts.
+    The copy contains the parts that predictions need: the job, the manifest, the weights, and the outcomes for rates.
+    It contains no tables, which may have values of rows, no states, and no addresses for alerts.
 
     Returns:
-        False if the version has no weights, or loses them meanwhile. The folder may then hold a part of it.
+        False if the version has no weights, or if they are pruned during the copy. The folder may then be incomplete.
 
     Example:
         >>> copy_version(Path("/nowhere"), 1, Path("/nowhere/copy"))

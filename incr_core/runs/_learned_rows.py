@@ -13,7 +13,15 @@ __all__ = ["learned_rows"]
 
 
 def learned_rows(ledger: pa.Table, addresses: pa.Table) -> pa.Table:
-    """Return the rows that were learned, with their `version`; columns `fragment`, `offset`, `version`."""
+    """Return the learned rows among these addresses.
+
+    Args:
+        ledger: The ledger of a run.
+        addresses: Columns `fragment` and `offset`.
+
+    Returns:
+        Columns `fragment`, `offset`, and `version`, the version that learned the row.
+    """
     found = [SCHEMA.append(pa.field("version", pa.int64())).empty_table()]
     if not ledger.num_rows:
         return found[0]

@@ -63,7 +63,7 @@ class Selective(Strategy):
 
     @property
     def keeps(self) -> float:
-        """Return the mean of p. By class it is not known beforehand, and 1 is returned."""
+        """The expected share of the rows that are learned: the mean of p. It is unknown for by="class", which has 1."""
         return 1.0 if self.by == "class" else 1.0 / (1.0 + self.beta)
 
     def weigh(self, ctx: Context, batch: Batch, output: Tensor) -> Tensor | None:

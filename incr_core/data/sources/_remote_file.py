@@ -26,9 +26,10 @@ class Stat(NamedTuple):
 
 
 class RemoteFile:
-    """An object in a store, read as a file. It appears whole, so it is never still being written.
+    """An object in a store, read as a file.
 
-    Errors of the store are StoreErrors: they are not faults of the file, and quarantine none.
+    An object appears as a whole, so a read never meets a part of it. Errors of the store are raised as StoreError. They
+    are not faults of the file, so the file is not put in quarantine.
 
     Args:
         address: The address.
