@@ -72,7 +72,12 @@ class Feedback:
             champion.tell(self.live.begin)
 
     def keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
-        """Keep the rows that were answered, and put their ids beside the answers."""
+        """Keep the rows that were answered, and put their ids beside the answers.
+
+        A row whose time of prediction cannot be read is refused, as the stream would refuse it with its label.
+        """
+        for question, answer in zip(questions, answers, strict=True):
+            self._refuse_untimed(question, answer)
         kept = [
             (self._rows.kept(row), prediction)
             for question, answer in zip(questions, answers, strict=True)
@@ -82,6 +87,15 @@ class Feedback:
         ids = iter(self.journal.record(kept, questions[0].asked.version.number) if kept else ())
         for answer in answers:
             answer["ids"] = [None if prediction is None else next(ids) for prediction in answer["predictions"]]
+
+    def _refuse_untimed(self, question: Question, answer: dict[str, Any]) -> None:
+        predictions, name = answer["predictions"], self._rows.predict_at
+        untimed = [row for row in self._rows.untimed(question.given) if predictions[row] is not None]
+        for row in untimed:
+            predictions[row] = None
+            answer["refused"].append({"row": row, "column": name, "reason": "expected a time, got another value"})
+        if untimed:
+            answer["refused"].sort(key=lambda one: one["row"])
 
     def take(self, body: bytes, most: int) -> dict[str, Any]:
         """The labels in a body, {"feedback": [{"id": ..., "label": ...}, ...]}; what was accepted is on the disk.
