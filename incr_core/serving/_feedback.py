@@ -24,7 +24,7 @@ from incr_core.serving._live_rates import LiveRates, file_name, is_read
 from incr_core.serving._request import RequestError, document_in
 from incr_core.storage import parquet_bytes, storage, write_atomically
 
-__all__ = ["Feedback"]
+__all__ = ["Feedback", "require_raw_rows"]
 
 TIDY = 1.0
 """Seconds after which the journal is tidied, and labels that other processes received are read."""
@@ -44,11 +44,7 @@ class Feedback:
     """
 
     def __init__(self, journal: Journal, job: Job, folder: Path, every: float = 60.0) -> None:
-        if job.features.prepare is not None:
-            raise ArgumentError(
-                "journal: expected a job without features.prepare, whose raw rows a journal does not keep, got "
-                f"{job.features.prepare!r}; serve without a journal, and write labelled rows to the stream yourself"
-            )
+        require_raw_rows(job.features.prepare)
         self.journal, self.folder, self.every = journal, folder, every
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -245,6 +241,15 @@ class Feedback:
             if self.fault is None:
                 print(f"incr: {error}", file=sys.stderr, flush=True)
             self.fault = str(error)
+
+
+def require_raw_rows(prepare: str | None) -> None:
+    """Raise ArgumentError if a function prepares the rows: a journal keeps the columns of the model, not raw ones."""
+    if prepare is not None:
+        raise ArgumentError(
+            "journal: expected a job without features.prepare, whose raw rows a journal does not keep, got "
+            f"{prepare!r}; serve without a journal, and write labelled rows to the stream yourself"
+        )
 
 
 def _told_in(body: bytes, most: int) -> list[dict[str, Any]]:
