@@ -36,7 +36,9 @@ def make_client_app(file: str | Path | None = None, *, mods: Sequence[Mod] = ())
 
     Args:
         file: The file of the owner whose rows the app learns (docs/federated.md, "At each owner"). None takes the path
-            from the node's configuration, key `client`. A node without one is a simulated client.
+            from the node's configuration, key `client`. A node without one is a simulated client. It is read with the
+            first message: a server that imports the same module does not have it. If it cannot be read, the node
+            prints the reason, and the run on the server ends with an error that says so.
         mods: Flower mods, such as `flwr.clientapp.mod.message_size_mod`. The first is the outermost. With mods,
             `federated.batch_clients` has no effect: a mod looks at one message.
 

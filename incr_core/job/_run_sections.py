@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from incr_core._util import unknown
 from incr_core.data.times import SECOND, duration
@@ -147,6 +147,16 @@ class PublishSection(Section):
         return self.gate is not False or self.states > 2
 
 
+UNITS = {
+    "rows_per_hour": "rows",
+    "seconds": "seconds",
+    "cpu_seconds": "seconds",
+    "memory": "gigabytes",
+    "disk": "gigabytes",
+}
+"""The units of limits."""
+
+
 class LimitsSection(Section):
     """Limits of an increment. Above a limit, a sample of its rows is learned."""
 
@@ -175,6 +185,14 @@ class LimitsSection(Section):
     resumes from. The size of these last versions and of the tables is not limited. Not at an address. Default: no
     limit.
     """
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_unit(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        unit = UNITS[str(info.field_name)]
+        raise ValueError(f'expected a number of {unit}, got "{value}"; write it without quotes and unit')
 
 
 class TrackSection(Section):

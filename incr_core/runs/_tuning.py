@@ -122,7 +122,7 @@ def tune(
         "seed": seed,
     }
     _claim(folder, search)
-    drawn, objective = drawn_trials(dimensions, trials, seed), job.objective()
+    drawn, objective = drawn_trials(written, dimensions, trials, seed), job.objective()
     learn = partial(_learn, job.model_dump(), folder / TRIALS, rows)
     outcomes = tuner(
         drawn,
