@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 from incr_core.strategies import HOOKS, STRATEGIES, Strategy
 
 __all__ = ["describe"]
 
 
-def describe() -> str:
-    """Every strategy: its arguments, docstring up to the example, hooks and traits.
+def describe(names: Sequence[str] = ()) -> str:
+    """Every strategy, or those of these names: its arguments, docstring up to the example, hooks and traits.
+
+    Raises JobError for a name that is none.
 
     >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
     ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
     """
-    return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
+    kinds = {name: STRATEGIES.find(name, "strategies") for name in names or sorted(STRATEGIES)}
+    return "\n\n".join(_entry(name, kind) for name, kind in kinds.items())
 
 
 def _entry(name: str, kind: type[Strategy]) -> str:
