@@ -129,11 +129,10 @@ class Sending:
         if (made := self._made.get((time, version))) is None:
             names = [name for name in self._holdings.changed_since(time) if name in self._tensors]
             equal = {name: self._equal[name] for name in names if name in self._equal}
-            told = {"since": version, "version": self.version, "equal": json.dumps(equal)}
             key = self._holdings.key
             made = self._made[time, version] = {
                 key: pack({name: self._tensors[name] for name in names if name not in equal}),
-                version_of(key): ConfigRecord(told),
+                version_of(key): ConfigRecord({"since": version, "version": self.version, "equal": json.dumps(equal)}),
             }
         return made
 

@@ -127,7 +127,8 @@ def answered_with(
 ) -> dict[str, Tensor]:
     """Record in an answer the tensors that equal one of the anchor (`equal_to`). Return the others, which travel."""
     equal = equal_to(tensors, anchor, coded)
-    content.setdefault(SAME, ConfigRecord())[key] = json.dumps(equal)  # type: ignore[index]
+    before = content.config_records[SAME] if SAME in content else {}
+    content[SAME] = ConfigRecord({**before, key: json.dumps(equal)})
     named = {name for _, name, _ in equal}
     return {name: value for name, value in tensors.items() if name not in named}
 

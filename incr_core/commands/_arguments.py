@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 OWN_WEIGHTS = "with the private weights of a client; at an owner, CLIENT.toml"
 
 
-def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+def parsers(
+    actions: Mapping[str | None, type[argparse.Action]] = {},
+) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
     """Build the parser of the command line, and the parser of each command by its name.
 
     Parsed arguments have the command's name as `command`, and the command's own arguments.
+
+    Args:
+        actions: Classes that replace those of argparse, by the name of the action. None is the action of an argument
+            with a value.
 
     Example:
         >>> _, commands = parsers()
@@ -26,12 +33,14 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
 
     def command(name: str, text: str) -> argparse.ArgumentParser:
         added = named[name] = commands.add_parser(name, help=text, description=text)
+        for action, kind in actions.items():
+            added.register("action", action, kind)
         return added
 
     init = command("init", "describe the columns of rows, and write a job that learns them")
     what = init.add_mutually_exclusive_group(required=True)
     what.add_argument("rows", nargs="?", metavar="ROWS", help="a file or a folder: Parquet, Arrow, CSV or JSON lines")
-    what.add_argument("--example", metavar="NAME", help="write rows too: flights, reviews, sensors or ratings")
+    what.add_argument("--example", metavar="EXAMPLE", help="write rows too: flights, reviews, sensors or ratings")
     init.add_argument("--label", metavar="COLUMN", help="the column to predict; none: list the columns")
     init.add_argument("--out", metavar="JOB.toml", help="the job file to write (default: job.toml, or NAME/job.toml)")
 
@@ -202,5 +211,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--tasks", metavar="ROWS.parquet", help="measure every version on each task of these rows (features.task)"
     )
 
-    command("strategies", "list the strategies: formula, paper, hooks, shared state")
+    strategies = command("strategies", "list the strategies: formula, paper, hooks, shared state")
+    strategies.add_argument("names", nargs="*", metavar="STRATEGY", help="only these, such as replay; none: all")
+
+    completion = command("completion", "print a script for a shell that completes commands, options and names")
+    completion.add_argument("shell", choices=["bash", "zsh", "fish"])
     return incr, named

@@ -302,7 +302,14 @@ def _report(options: argparse.Namespace) -> int:
 def _strategies(options: argparse.Namespace) -> int:
     from incr_core.commands.strategies import describe
 
-    print(describe())
+    print(describe(options.names))
+    return 0
+
+
+def _completion(options: argparse.Namespace) -> int:
+    from incr_core.commands.completion import script
+
+    print(script(options.shell))
     return 0
 
 
@@ -333,6 +340,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "audit": _audit,
     "report": _report,
     "strategies": _strategies,
+    "completion": _completion,
 }
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from typing import Any
 
 from incr_core.errors import ArgumentError
 
-__all__ = ["explained", "nearest"]
+__all__ = ["explained", "keys_of_jobs", "names_of", "nearest"]
 
 WIDTH = 100
 LINK = re.compile(r"\[(?P<words>[^\]]+)\]\((?P<place>[^)\s]+)\)")
@@ -63,6 +63,24 @@ def explained(key: str | None = None) -> str:
     lines += ["", _wrapped(f"  {_plain(entry['text'])}", "  ")]
     inside = _listed(keys, f"{name}.")
     return "\n".join([*lines, "", *inside] if inside else lines)
+
+
+def keys_of_jobs() -> list[str]:
+    """Return all keys and sections of a job file.
+
+    >>> "stream.every" in keys_of_jobs()
+    True
+    """
+    return list(_keys())
+
+
+def names_of(key: str) -> list[str]:
+    """Return the names that a key may have as its value.
+
+    >>> "replay" in names_of("strategy")
+    True
+    """
+    return list(_keys()[key]["names"])
 
 
 def nearest(name: str) -> list[str]:

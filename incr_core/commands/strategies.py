@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 
 from incr_core.strategies import HOOKS, STRATEGIES, Strategy
 
 __all__ = ["describe"]
 
 
-def describe() -> str:
-    """Return the description of every strategy: arguments, docstring, hooks and traits.
+def describe(names: Sequence[str] = ()) -> str:
+    """Return the description of each strategy: arguments, docstring, hooks and traits.
+
+    Args:
+        names: Names of strategies. Without names, all strategies are described.
+
+    Raises:
+        JobError: A name is not that of a strategy.
 
     Example:
         >>> [line for line in describe().splitlines() if line.startswith(("replay(", "slda("))]
         ["replay(capacity=5000, ratio=1.0, memory='reservoir', ttl=None)", 'slda()']
     """
-    return "\n\n".join(_entry(name, kind) for name, kind in sorted(STRATEGIES.items()))
+    kinds = {name: STRATEGIES.find(name, "strategies") for name in names or sorted(STRATEGIES)}
+    return "\n\n".join(_entry(name, kind) for name, kind in kinds.items())
 
 
 def _entry(name: str, kind: type[Strategy]) -> str:

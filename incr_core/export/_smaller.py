@@ -48,7 +48,7 @@ def prune_globally(model: nn.Module, share: float) -> None:
         [(layer, "weight") for layer in layers], pruning_method=prune.L1Unstructured, amount=share
     )
     for layer in layers:
-        prune.remove(layer, "weight")
+        prune.remove(layer, "weight")  # type: ignore[no-untyped-call]
 
 
 def zeros_in(model: nn.Module) -> dict[str, int]:

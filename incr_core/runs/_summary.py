@@ -71,7 +71,6 @@ class Summary:
     privacy: dict[str, float] | None = None
     slices: dict[str, dict[str, float]] | None = None
     rows_dropped: int | None = None
-    bytes_judging: int | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

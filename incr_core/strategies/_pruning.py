@@ -25,7 +25,7 @@ MASK = re.compile(r"(?P<weight>.+\.parametrizations\.weight)\.\d+\.prune_mask")
 class Pruning(Strategy):
     """Decide which weights of a model with masks are used, after each increment.
 
-        s_t = s + (s_0 - s) (1 - (t - begin) / over)^3        for increment t from `begin` to `begin + over`, then s
+        s_t = s + (s_0 - s) (1 - (t - start) / over)^3        for increment t from `start` to `start + over`, then s
         magnitude:  the share s_t of the smallest |W| is pruned, weights that are pruned already first; W <- W * M
         movement:   the share s_t of the smallest scores S is pruned
 
@@ -37,8 +37,8 @@ class Pruning(Strategy):
 
     Args:
         sparsity: s, the final share of pruned weights. 0 turns the strategy off.
-        initial: s_0, the share at increment `begin`.
-        begin: Increments that are learned before the schedule starts.
+        initial: s_0, the share at increment `start`.
+        start: Increments that are learned before the schedule starts.
         over: Increments until the final share. 1 prunes at once.
         scope: "layer": each layer has the share s_t. "global": all layers together have it, so that layers with small
             weights lose more.
@@ -69,14 +69,14 @@ class Pruning(Strategy):
         self,
         sparsity: float = 0.8,
         initial: float = 0.0,
-        begin: int = 0,
+        start: int = 0,
         over: int = 10,
         scope: Literal["layer", "global"] = "layer",
     ) -> None:
         super().__init__()
         self.sparsity = fraction("pruning.sparsity", sparsity)
         self.initial = fraction("pruning.initial", initial)
-        self.begin = int(not_negative("pruning.begin", begin))
+        self.start = int(not_negative("pruning.start", start))
         self.over = at_least_one("pruning.over", over)
         if self.initial > self.sparsity:
             raise StrategyError(
@@ -124,12 +124,12 @@ class Pruning(Strategy):
         """Return the share of weights to prune after `done` increments.
 
         Example:
-            >>> [round(Pruning(sparsity=0.8, begin=1, over=2).share(done), 3) for done in range(5)]
+            >>> [round(Pruning(sparsity=0.8, start=1, over=2).share(done), 3) for done in range(5)]
             [0.0, 0.0, 0.7, 0.8, 0.8]
         """
-        if done < self.begin or done == 0:
+        if done < self.start or done == 0:
             return 0.0
-        left = max(0.0, 1.0 - (done - self.begin) / self.over)
+        left = max(0.0, 1.0 - (done - self.start) / self.over)
         return self.sparsity + (self.initial - self.sparsity) * left**3
 
 
@@ -141,7 +141,7 @@ def _pruned(names: Sequence[str], weights: Mapping[str, Tensor], share: float) -
     # A stable sort gives the same order on every machine for equal values, which a top-k does not promise.
     order = flat.sort(descending=True, stable=True).indices
     used[order[: len(flat) - int(share * len(flat))]] = True
-    masks = used.split([value.numel() for value in importance])
+    masks = torch.split(used, [value.numel() for value in importance])
     found: dict[str, Tensor] = {}
     for name, value, mask in zip(names, importance, masks, strict=True):
         found[name] = mask.reshape(value.shape)

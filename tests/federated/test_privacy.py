@@ -128,8 +128,9 @@ def test_a_server_that_asks_otherwise_hears_other_noise_and_the_budget_pays(
         if name == "red" and reply.metadata.message_type == "train.learn" and len(answers) < 3:
             answers.append(unpack(reply.content.array_records["weights"]))
             if len(answers) == 1:
+                message, anchor = asked[-1]
                 for change in (0.0, 1e-3):
-                    _ask_again(lent, *asked[-1], change)
+                    _ask_again(lent, message, anchor, change)
 
     heard = HeardAnchors()
 

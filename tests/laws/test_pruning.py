@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pytest
 import torch
@@ -121,7 +123,9 @@ def test_a_sparsity_of_zero_equals_no_pruning_bit_for_bit(table: Path, tmp_path:
 @pytest.mark.slow
 @pytest.mark.parametrize("adapt", [magnitude_pruning, movement_pruning])
 @pytest.mark.parametrize("scope", ["layer", "global"])
-def test_obeys_the_laws_of_strategies(adapt, scope: str) -> None:  # type: ignore[no-untyped-def]
+def test_obeys_the_laws_of_strategies(
+    adapt: Callable[[nn.Module], nn.Module], scope: Literal["layer", "global"]
+) -> None:
     def model() -> nn.Module:
         return adapt(nn.Sequential(nn.Linear(4, 16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 3)))
 

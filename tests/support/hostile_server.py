@@ -83,9 +83,9 @@ def versions(**changes: str) -> Orders:
 
     def make(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
         records = carrying(anchor)
-        beside = version_of(ANCHOR)
-        records[beside] = ConfigRecord({**records[beside], **changes})
-        return "train.learn", RecordDict({**records, ORDER: ConfigRecord({**order, "first": True})})
+        content = RecordDict({**records, ORDER: ConfigRecord({**order, "first": True})})
+        content[version_of(ANCHOR)] = ConfigRecord({**content.config_records[version_of(ANCHOR)], **changes})
+        return "train.learn", content
 
     return make
 
