@@ -54,7 +54,7 @@ def job(folder: Path, replicas: Any, every: int) -> Job:
             "features": {"label": "y", "numeric": ["x"], "classes": [0, 1]},
             "learner": {"objective": "binary", "batch_size": BATCH},
             "cluster": {"replicas": replicas},
-            "publish": {"every": every, "keep": 2},
+            "publish": {"every": every, "keep": 2, "gate": False},
         }
     ).resolved()
 

@@ -10,6 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+from torch.nn.utils.parametrize import ParametrizationList
 
 from incr_core.errors import JobError
 
@@ -44,7 +45,9 @@ def units_of(model: nn.Module) -> list[nn.Module]:
         1
     """
     parts = list(model.modules())
-    layers = [layer for part in parts if isinstance(part, nn.ModuleList) for layer in part if _called(layer)]
+    # A list of parametrizations computes a weight, also outside of a forward. It is gathered with its layer.
+    lists = [part for part in parts if isinstance(part, nn.ModuleList) and not isinstance(part, ParametrizationList)]
+    layers = [layer for part in lists for layer in part if _called(layer)]
     units = {layer for layer in layers if _apart(layer, model)} | {model}
     names = {weight: name for name, weight in model.named_parameters()}
     for unit in list(units):

@@ -14,7 +14,6 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 
 from cluster.session import Session, quietly
-from incr_core._util import set_by_signals
 from incr_core.errors import ArgumentError, EngineError
 from incr_core.serving import Champion, Serving, application, is_postgres
 from incr_core.shown import shown
@@ -27,12 +26,13 @@ NAME = "incr"
 QUIET = {"log_level": "ERROR", "enable_access_log": False}
 
 
-def serve_on_ray(directory: str, options: Mapping[str, Any]) -> None:
-    """Serve a run with `workers` replicas until SIGTERM or Ctrl-C, which removes the application again.
+def serve_on_ray(directory: str, options: Mapping[str, Any], stop: threading.Event) -> None:
+    """Serve a run with `workers` replicas until asked to stop, then remove the application again.
 
     Args:
         directory: The run directory, which every node reaches.
         options: Those of `Serving`, by name.
+        stop: Set to stop.
 
     Raises:
         ArgumentError: A journal is on one host.
@@ -53,7 +53,7 @@ def serve_on_ray(directory: str, options: Mapping[str, Any]) -> None:
         "ssl_certfile": chosen.tls_cert,
         "ssl_keyfile": chosen.tls_key,
     }
-    # Proxies and the controller of Ray Serve need no CPU of their own.
+    # Proxies and the controller of Ray Serve take no CPU slot.
     session = Session(None, slots=chosen.workers)
     try:
         logging.getLogger("ray.serve").setLevel(logging.ERROR)
@@ -76,8 +76,7 @@ def serve_on_ray(directory: str, options: Mapping[str, Any]) -> None:
                 raise EngineError(f"--on cluster: expected {chosen.workers} replicas to start, got: {error}") from error
         scheme = "http" if chosen.tls_cert is None else "https"
         print(f"serving {shown(directory)}, version {number}, on {scheme}://{chosen.host}:{chosen.port}", flush=True)
-        with set_by_signals(stop := threading.Event()):
-            stop.wait()
+        stop.wait()
         with quietly():
             serve.delete(NAME)  # not Serve itself, which may have other applications
     finally:

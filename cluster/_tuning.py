@@ -15,7 +15,7 @@ from incr_core.errors import EngineError, IncrError
 __all__ = ["tune_on_ray"]
 
 REDUCTION = 3
-"""Of the trials that reach a rung, one in so many goes on to the next; the next one has so many times the rows."""
+"""Of the trials that reach a rung, one in REDUCTION goes on to the next, which has REDUCTION times the rows."""
 
 RUNGS = 2
 """Rungs below the rows of a complete trial."""
@@ -105,7 +105,7 @@ def _tuned(
     found = {one.config["trial"]: of(one.config, one.metrics, one.error) for one in ended if one.config}
     if missing := [trial.number for trial in trials if trial.number not in found]:
         raise EngineError(
-            f"tune: expected an outcome of {len(trials)} trials, got none of trial {missing[0]}; the same command goes "
-            "on with what is missing"
+            f"tune: expected an outcome of {len(trials)} trials, got none of trial {missing[0]}; the same command "
+            "continues with the missing trials"
         )
     return [found[trial.number] for trial in trials]

@@ -14,6 +14,7 @@ thread. A version in an object store is written before workers continue. The dri
 from __future__ import annotations
 
 import pickle
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -116,13 +117,13 @@ class ClusterEngine(Engine):
             raise
 
     @classmethod
-    def serve(cls, directory: str, options: Mapping[str, Any]) -> None:
+    def serve(cls, directory: str, options: Mapping[str, Any], stop: threading.Event) -> None:
         """Answer with the champion of a run on Ray Serve."""
         try:
             from cluster._serving import serve_on_ray
         except ImportError as missing:
             raise ArgumentError(f"--on cluster: needs Ray Serve, got: {missing}; pip install 'ray[serve]'") from missing
-        serve_on_ray(directory, options)
+        serve_on_ray(directory, options, stop)
 
     @classmethod
     def detach(cls, job: Job, directory: Path, token: str) -> None:
@@ -257,12 +258,12 @@ class ClusterEngine(Engine):
     def _due(self) -> Due | None:
         """Content of the commit that directly follows an increment, if one does.
 
-        The state is not included if another step may come first: the gate's verdict, or, in a store, the check for
-        divergence.
+        In a store the state is not included, because the check for divergence comes first. In a folder it is, and is
+        saved again after a verdict of the gate that workers have to follow (`order`): most versions need none.
         """
         if self.job.publish.every > 1:
             return None
-        saves = self._states.are_files and not self._saves_meanwhile and not self.job.gated
+        saves = self._states.are_files and not self._saves_meanwhile
         return Due(gathers=not self._saves_meanwhile, version=self._next if saves else None)
 
     def _changed(self) -> None:
@@ -278,6 +279,7 @@ class ClusterEngine(Engine):
         """Let all workers apply the actions."""
         if weights is not None or orders != Orders(verdict=orders.verdict):
             self._changed()
+        self._learned = []  # states that workers saved with the increment are out of date
         with self._lost("following orders"):
             sent = None if weights is None else self._actors.shared(FlatTensors.of(weights))
             self._pool.call("order", orders, sent)

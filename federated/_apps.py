@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from federated._batched_app import Answers, BatchedApp
-from federated.client_app import CLIENT
+from federated._message_records import CLIENT
 from federated.client_app import app as client_app
 from federated.engine import FederatedEngine
 from incr_core.errors import JobError

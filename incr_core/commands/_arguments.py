@@ -101,6 +101,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
         "--check", metavar="ROWS.parquet", help="compare the answers on these rows (default: rows of the run's stream)"
     )
     export.add_argument("--quantize", metavar="int8", help="of linear layers; their cost is told")
+    export.add_argument(
+        "--prune", type=float, metavar="SHARE", help="set the smallest weights of linear and convolutional layers to 0"
+    )
     export.add_argument("--json", action="store_true", help="print export.json, and nothing else")
 
     serve = command(

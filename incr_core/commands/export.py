@@ -15,7 +15,9 @@ __all__ = ["export"]
 def export(options: argparse.Namespace) -> int:
     """Export a version of a run, and tell how it compares with it; returns the exit code."""
     version = Version.load(options.directory, options.version, client=options.client)
-    record = version.export(options.out, options.format, check=options.check, quantize=options.quantize)
+    record = version.export(
+        options.out, options.format, check=options.check, quantize=options.quantize, prune=options.prune
+    )
     print(json_text(record) if options.json else "\n".join(described(record, options.out)))
     return 0
 
@@ -25,12 +27,24 @@ def described(record: dict[str, Any], out: str) -> list[str]:
     check, latency = record["check"], record["latency_ms"]
     files = ", ".join(f"{name} ({told['bytes']:,} bytes)" for name, told in record["files"].items())
     small = f", {record['quantize']}" if record["quantize"] else ""
+    small += f", {record['prune']:.0%} pruned" if record["prune"] else ""
     refused = f"; {check['rows_refused']:,} others cannot be used" if check["rows_refused"] else ""
     lines = [
         f"version {record['version']} as {record['format']}{small}: {shown(out)}: {files}, export.json",
         f"  checked on {check['rows']:,} rows of {shown(check['of'])}{refused}: answers differ by at most "
         f"{check['largest_difference']:.2g}; encoder.py makes the same inputs of {check['coded']:,} of them",
     ]
+    size, layers = record["size"], record["linear_weights"]
+    if before := size["before"]:
+        lines.append(
+            f"  {size['after']['bytes']:,} bytes, {size['after']['zipped']:,} zipped, of a model of "
+            f"{before['bytes']:,}, {before['zipped']:,} zipped"
+        )
+    if layers["zero"]:
+        lines.append(
+            f"  {layers['zero'] / layers['weights']:.0%} of {layers['weights']:,} weights of linear and convolutional "
+            "layers are 0"
+        )
     for rows, told in latency.items():
         if told["exported"] is not None:
             lines.append(

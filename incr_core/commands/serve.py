@@ -6,12 +6,14 @@ import dataclasses
 import socket
 import ssl
 import sys
+import threading
 from contextlib import ExitStack
 from ipaddress import ip_address
 from pathlib import Path
 
 from uvicorn import Config, Server
 
+from incr_core._util import set_by_signals
 from incr_core.commands._workers import Ready, run_workers
 from incr_core.engines import engine_named
 from incr_core.errors import ArgumentError
@@ -26,7 +28,8 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
     options = options or Serving()
     options.check()
     if options.on != "local":
-        engine_named(options.on).serve(str(directory), dataclasses.asdict(options))
+        with set_by_signals(stop := threading.Event()):
+            engine_named(options.on).serve(str(directory), dataclasses.asdict(options), stop)
         return
     token = options.token()
     lock = options.claim()

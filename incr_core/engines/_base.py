@@ -18,6 +18,7 @@ The operations of data owners outside of runs are a separate protocol (`AtOwner`
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -84,12 +85,13 @@ class Engine:
         )
 
     @classmethod
-    def serve(cls, directory: str, options: Mapping[str, Any]) -> None:
+    def serve(cls, directory: str, options: Mapping[str, Any], stop: threading.Event) -> None:
         """Answer over HTTP with the champion of a run where this engine's workers run, until asked to stop.
 
         Args:
             directory: The run directory.
             options: Those of `incr serve`, by name.
+            stop: Set to stop.
         """
         raise ArgumentError(
             f"--on: expected local, or cluster for Ray Serve, got {cls.name}, which serves nothing; leave --on out"

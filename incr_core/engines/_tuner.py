@@ -28,7 +28,7 @@ class Trial:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a trial has reached.
+    """The result of a trial.
 
     Attributes:
         trial: The trial.

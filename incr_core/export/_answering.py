@@ -11,6 +11,7 @@ from incr_core.batch import Inputs
 from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.learner import Learner
+from incr_core.models.adapt import fold_weights
 from incr_core.objectives import Objective
 from incr_core.shown import shown
 
@@ -34,6 +35,7 @@ class Answering(nn.Module):
         super().__init__()
         # Made by `named_inputs` where a row has no numbers, since an input that holds nothing is none to ONNX.
         self.model = copy.deepcopy(model).cpu().eval()
+        fold_weights(self.model)
         self.objective = copy.deepcopy(objective).cpu().eval()
 
     def forward(

@@ -8,6 +8,7 @@ import torch
 
 from incr_core.batch import Batch
 from incr_core.export._answering import named_inputs
+from incr_core.export._int8 import is_quantisation_aware
 from incr_core.job import Job
 from incr_core.learner import Learner
 from incr_core.objectives import Multiclass, Regression
@@ -50,6 +51,11 @@ def architecture(job: Job, learner: Learner, batch: Batch, int8: bool) -> dict[s
     if int8:
         made["int8"] = (
             "NAME.weight is int8: the weight of the layer is NAME.weight * NAME.weight_scale, (out, in) * (out, 1)"
+        )
+    if is_quantisation_aware(learner.model):
+        made["rounded_inputs"] = (
+            "of a layer NAME.base: s (clamp(round(x / s) + z, 0, 255) - z), with s = (high - low) / 255 and z = "
+            "round(-low / s); low and high are NAME.inputs.ends"
         )
     return made
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import importlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
@@ -14,16 +15,14 @@ from torch import Tensor, nn
 
 from incr_core.errors import ArgumentError, ExportError
 from incr_core.export._answering import Answering
-from incr_core.export._int8 import dequantised, quantise_linear
+from incr_core.export._int8 import fix_ranges, is_quantisation_aware, quantise_linear
 from incr_core.export._quiet import quiet
+from incr_core.models import dequantised
 
 __all__ = ["FORMATS", "Ask", "Format", "check_installed"]
 
 Ask = Callable[[Mapping[str, Tensor]], Tensor]
 """A model that was read back: named inputs to its output."""
-
-OPSET = 20
-"""The version of ONNX's operators: the first in which all that is used has one form in torch's exporter."""
 
 
 class Format(ABC):
@@ -39,7 +38,7 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
-        """Write the model's file.
+        """Write the model's file; `answering` stays as it is.
 
         example: inputs of at least two rows. output: the name of what the model gives.
         """
@@ -56,6 +55,8 @@ class Pt2(Format):
 
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
         """Trace the model, and save the program."""
+        answering = copy.deepcopy(answering)
+        fix_ranges(answering.model)
         if int8:
             quantise_linear(answering.model)
         program = _traced(answering, example)
@@ -76,7 +77,10 @@ class Pt2(Format):
 
 
 class Onnx(Format):
-    """A graph of ONNX, for any number of rows; int8 is onnxruntime's dynamic quantisation: activations too."""
+    """A graph of ONNX, for any number of rows; int8 is of activations too.
+
+    Quantisation-aware layers have the ranges that they learned. Other models get onnxruntime's dynamic quantisation.
+    """
 
     file = "model.onnx"
     needs = ("onnx", "onnxscript", "onnxruntime")
@@ -85,6 +89,12 @@ class Onnx(Format):
         """Trace the model, translate it, and name the dimension that is the rows."""
         import onnx
 
+        from incr_core.export._onnx_int8 import OPSET, use_onnx_quantisation
+
+        aware = is_quantisation_aware(answering.model)
+        answering = copy.deepcopy(answering)
+        if aware:
+            use_onnx_quantisation(answering.model, int8=int8)
         traced = _traced(answering, example)
         with quiet():
             try:
@@ -98,7 +108,7 @@ class Onnx(Format):
                 ) from error
             assert made is not None
             graph = made.model_proto
-        if int8:
+        if int8 and not aware:
             graph = _quantised(graph, folder / "float.onnx")
         _name_rows(graph.graph)
         onnx.save(graph, folder / self.file)
@@ -129,6 +139,7 @@ class Safetensors(Format):
 
     def write(self, folder: Path, answering: Answering, example: Mapping[str, Tensor], output: str, int8: bool) -> None:
         """Write the weights, each by itself, also those that share memory."""
+        answering = copy.deepcopy(answering)
         if int8:
             quantise_linear(answering.model)
         weights = {name: value.clone().contiguous() for name, value in answering.model.state_dict().items()}

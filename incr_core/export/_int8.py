@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from incr_core.errors import JobError
+from incr_core.models import dequantised, quantised
+from incr_core.models.adapt import ActivationRange, QuantisedLayer
 
-__all__ = ["Int8Linear", "dequantised", "quantise_linear", "quantised"]
-
-
-def quantised(weight: Tensor) -> tuple[Tensor, Tensor]:
-    """A weight (out, in) as int8, and the scale (out, 1) of each row: weight = int8 * scale, to half a step.
-
-    Each row has a scale of its own, |w|_max / 127, so one large row does not coarsen the others; zero stays zero.
-
-    >>> whole, scale = quantised(torch.tensor([[0.0, 1.27], [0.0, 0.0]]))
-    >>> whole, bool(dequantised(whole, scale)[0, 1].isclose(torch.tensor(1.27)))
-    (tensor([[  0, 127],
-            [  0,   0]], dtype=torch.int8), True)
-    """
-    scale = weight.abs().amax(1, keepdim=True) / 127
-    steps = (weight / torch.where(scale > 0, scale, 1.0)).round()
-    return steps.clamp(-127, 127).to(torch.int8), scale
-
-
-def dequantised(whole: Tensor, scale: Tensor) -> Tensor:
-    """The weight that `quantised` made these of, to half a step.
-
-    >>> dequantised(torch.tensor([[2]], dtype=torch.int8), torch.tensor([[0.5]]))
-    tensor([[1.]])
-    """
-    return whole.to(scale.dtype) * scale
+__all__ = ["Int8Linear", "fix_ranges", "is_quantisation_aware", "quantise_linear"]
 
 
 class Int8Linear(nn.Module):
     """An `nn.Linear` that keeps its weight as int8; what it computes is float.
 
+    >>> import torch
     >>> layer = nn.Linear(3, 2)
     >>> x = torch.randn(5, 3); bool((Int8Linear(layer)(x) - layer(x)).abs().max() < 0.1)
     True
@@ -77,3 +55,49 @@ def quantise_linear(model: nn.Module) -> list[str]:
         place, _, attribute = name.rpartition(".")
         setattr(model.get_submodule(place), attribute, Int8Linear(layer))
     return list(found)
+
+
+def is_quantisation_aware(model: nn.Module) -> bool:
+    """Whether layers of a model have learned with inputs and weights of eight bits.
+
+    >>> is_quantisation_aware(nn.Linear(1, 1))
+    False
+    """
+    return any(isinstance(part, QuantisedLayer) for part in model.modules())
+
+
+class FixedRange(nn.Module):
+    """An `ActivationRange` that no longer follows its inputs, of operators that torch.export can trace.
+
+    >>> import torch
+    >>> from incr_core.models.adapt import ActivationRange
+    >>> inputs = ActivationRange()
+    >>> x = torch.randn(50)
+    >>> bool((FixedRange(inputs)(x) == x).all()), bool((inputs(x) == FixedRange(inputs)(x)).all())
+    (True, True)
+    """
+
+    scale: Tensor
+    zero: Tensor
+
+    def __init__(self, inputs: ActivationRange) -> None:
+        super().__init__()
+        scale, zero, known = inputs.steps()
+        self.known = bool(known)
+        self.register_buffer("scale", scale)
+        self.register_buffer("zero", zero)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Of any shape."""
+        if not self.known:
+            return inputs
+        steps = (inputs * (1.0 / self.scale)).round() + self.zero
+        return (steps.clamp(0, 255) - self.zero) * self.scale
+
+
+def fix_ranges(model: nn.Module) -> None:
+    """Replace the ranges of quantisation-aware layers, so that the model can be traced."""
+    for layer in model.modules():
+        if isinstance(layer, QuantisedLayer):
+            assert isinstance(layer.inputs, ActivationRange)
+            layer.inputs = FixedRange(layer.inputs)

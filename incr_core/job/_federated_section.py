@@ -90,8 +90,9 @@ class FederatedSection(Section):
     aggregation: Named = Named(name="mean")
     """How the server merges the updates of a round. `"mean"`: by rows. Robust to a `share` of hostile clients: `{name
     = "trimmed_mean", share = 0.2}`, `"median"`, `{name = "krum", share = 0.2, keep = 1}`, `"multi_krum"`. Means
-    with other weights: `"fednova"` (less for each step), `{name = "qfedavg", q = 0.1}` (more for a larger loss). Or
-    a class of your own as `"module:Class"`. The outer step follows.
+    with other weights: `"fednova"` (less for each step), `{name = "qfedavg", q = 0.1}` (more for a larger loss),
+    `"fedexp"` (a longer step, the more the clients' changes differ). Or a class of your own as `"module:Class"`. The
+    outer step follows.
     """
     wire: Literal["float32", "float16", "int8"] = "float32"
     """The format of updates from clients to the server: weights as they are, or the difference from the anchor of the

@@ -70,7 +70,8 @@ class ModelSection(Section):
     """A hash of the encoder's files. Default: found when a run begins, and kept by it. Another encoder is refused."""
     adapt: list[Named] = []
     """`[[model.adapt]] name = ...`: changes to the model before it learns, in order. Freezing, LoRA, adapters and
-    heads; for transformers of Hugging Face `prompt`, `prefix`, `peft_lora` and `ia3`, through peft.
+    heads; `magnitude_pruning`, `movement_pruning` and `qat` ([smaller models](how-to/smaller.md)); for transformers of
+    Hugging Face `prompt`, `prefix`, `peft_lora` and `ia3`, through peft.
     """
 
 

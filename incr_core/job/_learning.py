@@ -11,6 +11,7 @@ from incr_core._util import build, refusal, unknown
 from incr_core.errors import JobError, StrategyError
 from incr_core.job._fault import as_job_error
 from incr_core.job._file import JobFile
+from incr_core.job._pruning import pruning_of
 from incr_core.learner import SCHEDULES, EarlyStopping, OptimizerFactory, Schedule, optimizer_named
 from incr_core.rounds import AGGREGATIONS, OUTERS, Aggregation, Outer, Review
 from incr_core.strategies import STRATEGIES, Ridge, Strategy
@@ -48,6 +49,8 @@ def strategies_of(job: JobFile) -> list[Strategy]:
                 "name a class that inherits from incr_core.Strategy"
             )
         _check_tasks(job, section.name, made[-1], counts="every" in section.arguments)
+    if (pruning := pruning_of(job)) is not None:
+        made.append(pruning)
     if job.learner.head is not None:
         made.append(Ridge(job.learner.head.penalty, job.learner.head.decay))
     return made

@@ -16,6 +16,7 @@ from incr_core.errors import IncrError, JobError
 from incr_core.job._file import JobFile
 from incr_core.job._ids import ranks_catalogue, takes_sparse
 from incr_core.job._inputs import ByColumn
+from incr_core.job._pruning import arguments_of_masks
 from incr_core.models import (
     MODELS,
     Factorisation,
@@ -177,7 +178,7 @@ def _places_of_item(job: JobFile, encoder: Encoder) -> dict[str, list[int]]:
 def _adapted(job: JobFile, model: nn.Module) -> nn.Module:
     for step in job.model.adapt:
         adapt = job.named(step.name, "model.adapt.name", ADAPTATIONS)
-        model = build(adapt, step.arguments, f"model.adapt {step.name}", model)
+        model = build(adapt, arguments_of_masks(step), f"model.adapt {step.name}", model)
     head = job.learner.head
     if head is not None:
         model = ridge(model, head.features, job.learner.seed % 2**32, head.scale, head.bias)

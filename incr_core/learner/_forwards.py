@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from incr_core.models import Asking, Calls, ExtraState, keeps_nothing
+from incr_core.models.adapt import ActivationRange
 from incr_core.numerics import draws_nothing
 from incr_core.objectives import Objective
 
@@ -66,7 +67,8 @@ class Forwards:
         self.one_at_a_time = draws or self._asking is not None
         # A model that certainly draws nothing consists of known layers, which map a tensor to a tensor.
         self._calls = None if draws_nothing(model) else Calls(model)
-        self._has_modes = pairs_rows or self.chance
+        ranges = any(isinstance(part, ActivationRange) for part in model.modules())
+        self._has_modes = pairs_rows or self.chance or ranges
 
     @contextmanager
     def predicting(self) -> Iterator[None]:

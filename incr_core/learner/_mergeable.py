@@ -118,7 +118,7 @@ class Mergeable:
             strategies = [one for one in self.strategies if isinstance(one, Strategy)]
             for there, found in zip((mine, own), derived(strategies, mine, own), strict=True):
                 for name, value in found.items():
-                    there[name].copy_(value)
+                    local(there[name]).copy_(like(value, there[name]))
 
     @torch.no_grad()
     def observe(self, labelled: Batch) -> Weights:

@@ -23,6 +23,7 @@ from torch.func import functional_call, grad_and_value, vmap
 from incr_core.batch import Batch, Inputs, map_inputs
 from incr_core.errors import ArgumentError
 from incr_core.learner._optimizers import sparse_weights
+from incr_core.models.adapt import ActivationRange
 from incr_core.privacy import SecretNoise
 from incr_core.strategies import Context, Strategy
 
@@ -120,6 +121,8 @@ def why_not_private(learner: Learner) -> str:
         return f"learner.precision: {learner.precision.name}; only float32 is supported"
     if sparse_weights(learner.model):
         return "the model has sparse gradients; make its embeddings dense"
+    if any(isinstance(part, ActivationRange) for part in learner.model.modules()):
+        return "the model keeps ranges of activations without noise (model.adapt qat); leave it out"
     if any(weight.is_complex() for weight in learner.context.parameters):
         return "the model has complex weights; take real ones"
     for strategy in learner.strategies:

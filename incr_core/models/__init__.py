@@ -16,6 +16,7 @@ from incr_core.models._factorisation import Factorisation
 from incr_core.models._forward_decay import freshness
 from incr_core.models._id_counts import ADMITTED, absorb_ids, id_tables_of, is_id_count, kept_in_id_tables, retracted
 from incr_core.models._id_table import IdTable
+from incr_core.models._int8 import dequantised, quantised
 from incr_core.models._mlp import TableMLP, TableShape
 from incr_core.models._modes import answering, keep_frozen_in_eval
 from incr_core.models._moments import Moments
@@ -59,6 +60,7 @@ __all__ = [
     "answering",
     "arguments_of",
     "ask",
+    "dequantised",
     "freshness",
     "id_tables_of",
     "is_id_count",
@@ -68,6 +70,7 @@ __all__ = [
     "matches",
     "merge_rules",
     "one_way",
+    "quantised",
     "restored",
     "retracted",
     "same_bits",

@@ -13,6 +13,7 @@ from weakref import ReferenceType
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import ParametrizationList, type_before_parametrizations
 
 from incr_core.numerics._torch_privates import forward_is_hooked
 
@@ -25,7 +26,7 @@ CERTAIN = frozenset([
     nn.EmbeddingBag, nn.Flatten, nn.GELU, nn.GLU, nn.GroupNorm, nn.Hardswish, nn.Hardtanh, nn.Identity, nn.LayerNorm,
     nn.LeakyReLU, nn.Linear, nn.LogSoftmax, nn.MaxPool1d, nn.MaxPool2d, nn.ModuleDict, nn.ModuleList, nn.PReLU,
     nn.RMSNorm, nn.ReLU, nn.ReLU6, nn.SELU, nn.Sequential, nn.SiLU, nn.Sigmoid, nn.Softmax, nn.Softplus, nn.Tanh,
-    nn.Unflatten,
+    nn.Unflatten, ParametrizationList,
 ])
 # fmt: on
 """Layers of `torch.nn` whose outputs are deterministic, in training mode too."""
@@ -65,7 +66,8 @@ def draws_nothing(*modules: nn.Module, training: bool = True) -> bool:
     kinds = CERTAIN if training else CERTAIN | DROPOUT
 
     def certain(layer: nn.Module) -> bool:
-        known = type(layer) in kinds or vars(type(layer)).get("draws_nothing", False)
+        kind = type_before_parametrizations(layer)
+        known = kind in kinds or vars(kind).get("draws_nothing", False)
         return bool(known and not forward_is_hooked(layer))
 
     return all(certain(layer) for module in modules for layer in module.modules())

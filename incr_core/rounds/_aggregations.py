@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from incr_core._util import Catalogue
 from incr_core.rounds._aggregation import Aggregation, Krum, Median, MultiKrum, TrimmedMean, WeightedMean
-from incr_core.rounds._weighted_steps import FedNova, QFedAvg
+from incr_core.rounds._weighted_steps import FedExP, FedNova, QFedAvg
 
 __all__ = ["AGGREGATIONS"]
 
@@ -14,6 +14,7 @@ AGGREGATIONS: Catalogue[type[Aggregation]] = Catalogue(
         "mean": WeightedMean,
         "fednova": FedNova,
         "qfedavg": QFedAvg,
+        "fedexp": FedExP,
         "trimmed_mean": TrimmedMean,
         "median": Median,
         "krum": Krum,

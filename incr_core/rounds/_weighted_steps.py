@@ -1,4 +1,4 @@
-"""Aggregations that step from the anchor by a weighted sum of the clients' changes: FedNova and q-FedAvg.
+"""Aggregations that step from the anchor by a weighted sum of the clients' changes: FedNova, q-FedAvg and FedExP.
 
     w = a + sum_i c_i (w_i - a)         for entries that merge by "mean"; others merge as in the mean by rows
 
@@ -18,7 +18,7 @@ from incr_core.numerics import as_reals, narrowed, widened
 from incr_core.rounds._aggregation import Aggregation, WeightedMean
 from incr_core.update import Update, Weights, mean, merge_shared, shares
 
-__all__ = ["FedNova", "QFedAvg"]
+__all__ = ["FedExP", "FedNova", "QFedAvg"]
 
 
 class FedNova(WeightedMean):
@@ -131,6 +131,42 @@ class QFedAvg(Aggregation):
     ) -> Weights:
         """Return `update.merge_shared` of the states, which have no loss."""
         return merge_shared(states, rows, rules, anchor)
+
+
+class FedExP(WeightedMean):
+    """Step further than the mean by as much as the clients' changes differ.
+
+        c_i = e p_i        e = max(1, sum_i p_i |w_i - a|^2 / (2 |sum_i p_i (w_i - a)|^2))        p_i = rows_i / rows
+
+    The mean of many different changes is much shorter than each of them, so that the model moves less than with all
+    rows in one place. If all changes are equal, e = 1 and the result is the mean, bit for bit.
+
+    Example:
+        >>> three = [Update({"w": change}, 1) for change in 4.0 * torch.eye(3)]
+        >>> FedExP().merge(three, {"w": torch.zeros(3)}, {"w": "mean"})  # e = 16 / (2 * 16 / 3)
+        {'w': tensor([2., 2., 2.])}
+
+    Reference:
+        Jhunjhunwala et al. 2023, arXiv:2301.09604, equation 7, with clients weighted by rows.
+    """
+
+    def shares(self, updates: Sequence[Update]) -> list[float] | None:
+        """Return None: the result is no mean."""
+        return None
+
+    def merge(self, updates: Sequence[Update], anchor: Mapping[str, Tensor], rules: Mapping[str, str]) -> Weights:
+        """Return the step."""
+        counted = [update for update in updates if update.num_rows > 0]
+        merged = mean(counted, anchor, rules)
+        if len(counted) < 2:
+            return merged
+        p = shares([update.num_rows for update in counted])
+        apart = sum(share * _square(update, anchor, rules) for share, update in zip(p, counted, strict=True))
+        together = _square(Update(merged, 1), anchor, rules)
+        factor = apart / (2 * together) if together else 1.0
+        if not (1.0 < factor < math.inf):
+            return merged
+        return _stepped(counted, [factor * share for share in p], anchor, rules)
 
 
 def _alike(updates: Sequence[Update]) -> bool:

@@ -36,6 +36,7 @@ class Summary:
         rows_pending: If simulated clients may be absent, the rows of each client that are not learned yet.
         slices: For a job with `features.slices`, the rows scored of each slice and the metrics on them.
         rows_dropped: Rows not learned because of `limits`.
+        bytes_judging: Bytes exchanged with clients to judge versions for the gate, which are in no increment's bytes.
         privacy: Spent and total budget of `federated.privacy`, with delta and the current clip.
 
     Example:
@@ -66,6 +67,7 @@ class Summary:
     replicas: list[list[int]] | None = None
     clients: dict[str, dict[str, Any]] | None = None
     rows_pending: dict[str, int] | None = None
+    bytes_judging: int | None = None
     privacy: dict[str, float] | None = None
     slices: dict[str, dict[str, float]] | None = None
     rows_dropped: int | None = None

@@ -30,7 +30,7 @@ BEST, TABLE, SEARCH, TRIALS = "best.toml", "trials.json", "search.json", "trials
 
 @dataclass(frozen=True, slots=True)
 class Tuned:
-    """What a search has found.
+    """The result of a search.
 
     Attributes:
         metric: Name of the prequential metric.
@@ -82,7 +82,7 @@ def tune(
 ) -> Tuned:
     """Search for better settings of a job, judged prequentially on the first rows of its stream.
 
-    Each trial is an ordinary run in a process of its own, with an equal share of the machine or cluster. Trials that
+    Each trial is an ordinary run in a separate process, with an equal share of the machine or cluster. Trials that
     are behind others after as many rows end early (ASHA; Li et al. 2020, A System for Massively Parallel
     Hyperparameter Tuning). Which ones, depends on the order in which they report; the trials themselves are the same
     for the same seed. An interrupted search continues with the same call.

@@ -163,10 +163,11 @@ class Version:
         *,
         check: str | Path | Any = None,
         quantize: str | None = None,
+        prune: float | None = None,
     ) -> dict[str, Any]:
         """Write the version to the new folder `out` for a service without incr: see `incr_core.export.export`."""
         columns = list(self.answers.columns(torch.empty(0), 0))
-        return export(self, out, format, check=check, quantize=quantize, columns=columns)
+        return export(self, out, format, check=check, quantize=quantize, prune=prune, columns=columns)
 
     def encoded(
         self, rows: str | Path | Any, name: str, *, labelled: bool = False, prepared: bool = False

@@ -22,6 +22,7 @@ from incr_core.strategies._mas import MAS
 from incr_core.strategies._mir import MIR
 from incr_core.strategies._outliers import Outliers
 from incr_core.strategies._packnet import PackNet
+from incr_core.strategies._pruning import Pruning
 from incr_core.strategies._replay import Replay
 from incr_core.strategies._ridge import Ridge
 from incr_core.strategies._scaffold import Scaffold
@@ -57,6 +58,7 @@ __all__ = [
     "Outliers",
     "PackNet",
     "PerWeight",
+    "Pruning",
     "Replay",
     "Ridge",
     "Scaffold",

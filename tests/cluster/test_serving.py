@@ -18,7 +18,7 @@ from tests.support.ports import free_port
 from tests.support.processes import wait_until
 from tests.support.served import ask, serving
 
-pytestmark = [pytest.mark.slow, pytest.mark.ray]
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.flower]
 
 
 def test_replicas_answer_swap_and_share_a_journal(tmp_path: Path) -> None:

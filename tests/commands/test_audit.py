@@ -327,11 +327,11 @@ def test_a_million_rows_are_proven_without_a_look_at_each(tmp_path: Path) -> Non
 
     def counting(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal lines
-        lines += 1
+        lines += "incr_core" in frame.f_code.co_filename  # what libraries import for the first time is not counted
         return counting
 
     sys.settrace(counting)
     found = audit(tmp_path / "run")
     sys.settrace(None)
     assert (found.violations, found.states.states["learned"]) == ([], 1_000_000)
-    assert 0 < lines < 100_000
+    assert 0 < lines < 50_000

@@ -13,7 +13,7 @@ from flwr.serverapp import strategy as flower
 
 from federated._flower_privates import be_server_of, run_numbered
 from incr_core.rounds import AGGREGATIONS, OUTERS
-from incr_core.rounds._weighted_steps import FedNova, QFedAvg
+from incr_core.rounds._weighted_steps import FedExP, FedNova, QFedAvg
 from incr_core.update import Update, Weights
 from tests.support.federated_runs import finish, people
 from tests.support.in_process_grid import InProcessGrid, on
@@ -127,6 +127,23 @@ def test_fednova_counts_steps_with_momentum_as_they_add_up(steps: int) -> None:
         weight.grad = -torch.ones(1, dtype=torch.float64)
         optimizer.step()
     assert FedNova(rho).length(steps) == pytest.approx(weight.item())
+
+
+def test_fedexp_is_the_papers_step() -> None:
+    """Equation 7 for equal clients; clients that agree make no longer step than their mean, bit for bit."""
+    weights, (moved, *_) = anchor_and_rounds()
+    for update in moved:
+        update.num_rows = 10
+    flat = [torch.cat([step.flatten() for step in update.weights.values()]).double() for update in moved]
+    mean = torch.stack(flat).mean(0)
+    length = max(1.0, sum(float(one.square().sum()) for one in flat) / (2 * len(flat) * float(mean.square().sum())))
+    assert length > 1.5
+    found = FedExP().merge([at(weights, update) for update in moved], weights, RULES)
+    step = torch.cat([(found[name] - weights[name]).flatten() for name in weights])
+    assert torch.allclose(step.double(), length * mean, atol=1e-6)
+    alike = [at(weights, moved[0])] * 3
+    for name, value in FedExP().merge(alike, weights, RULES).items():
+        assert torch.equal(value, alike[0].weights[name])
 
 
 def test_what_the_clients_optimiser_says_a_rule_need_not(table: Path) -> None:

@@ -42,6 +42,9 @@ def test_a_killed_owner_goes_on_with_what_it_had_left_to_send(tmp_path: Path) ->
     assert found == finish(job, tmp_path / "simulated", on(InProcessGrid(3))).sha256
 
 
+@pytest.mark.ray
+@pytest.mark.chaos
+@pytest.mark.filterwarnings("ignore:subprocess [0-9]+ is still running:ResourceWarning")  # Ray waits for none
 @pytest.mark.last  # when its simulation ends, Flower stops whatever Ray this process is connected to
 def test_flowers_simulation_comes_to_the_same_bits(table: Path, tmp_path: Path) -> None:
     job = people(table, *SPARSE, "federated.rounds=2", "stream.every=600")

@@ -16,17 +16,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import tomli_w
 
 from tests.support.processes import trainer, wait_until
 
 pytest.importorskip("httptools")
 
 from incr_core.commands.audit import audit
-from incr_core.job import Job
-from incr_core.runs import Run, run
-from tests.support import asked
-from tests.support.asked import ROW
+from incr_core.runs import Run
+from tests.support.asked import ROW, learned_folder
 from tests.support.served import ask, started
 
 
@@ -62,27 +59,10 @@ class Client:
                 enough.set()
 
 
-def a_run(folder: Path) -> tuple[Path, Path]:
-    """A run that has learned the rows of a folder, and that folder."""
-    data = folder / "data"
-    data.mkdir()
-    pq.write_table(asked.rows(60), data / "a.parquet")
-    document = {
-        "stream": {"path": str(data), "every": 20},
-        "features": {"label": "y", "numeric": ["height", "image"], "categorical": ["colour"], "buckets": 8},
-        "model": {"hidden": [4], "embedding": 2},
-        "learner": {"objective": "binary"},
-        "publish": {"keep": 3},
-    }
-    (folder / "job.toml").write_text(tomli_w.dumps(document))
-    run(Job.read(folder / "job.toml"), folder / "run")
-    return folder / "run", data
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.chaos)])
 def test_killed_servers_and_trainers_lose_nothing_and_learn_nothing_twice(tmp_path: Path, kills: int) -> None:
-    out, data = a_run(tmp_path)
+    out, data = learned_folder(tmp_path)
     options = ["--journal", str(tmp_path / "journal"), "--labelled", str(data), "--join-every", "0.05"]
     client, draw = Client(), random.Random(1)
     with ExitStack() as both:

@@ -21,8 +21,7 @@ pytest.importorskip("psycopg")
 from incr_core.commands.audit import audit
 from incr_core.commands.cli import main
 from incr_core.runs import Run
-from tests.serving.test_killed import a_run
-from tests.support.asked import ROW
+from tests.support.asked import ROW, learned_folder
 from tests.support.postgres import Postgres, postgres
 from tests.support.processes import trainer, wait_until
 from tests.support.served import ask, started
@@ -75,7 +74,7 @@ class Client:
 @pytest.mark.slow
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.chaos)])
 def test_a_killed_database_loses_nothing_that_was_acknowledged(tmp_path: Path, kills: int) -> None:
-    out, data = a_run(tmp_path)
+    out, data = learned_folder(tmp_path)
     with postgres() as database, ExitStack() as ended:
         options = ["--journal", database.url, "--labelled", str(data), "--join-every", "0.1"]
         learning = ended.enter_context(trainer(tmp_path / "job.toml", out))
@@ -138,7 +137,7 @@ def database() -> Any:
 def test_an_erasure_reaches_the_database_while_servers_use_it(
     database: Postgres, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    out, data = a_run(tmp_path)
+    out, data = learned_folder(tmp_path)
     options = ["--journal", database.url, "--labelled", str(data), "--join-every", "600"]
     with started(out, *options) as (url, _):
         secret = {**ROW, "colour": "secret-of-7"}
@@ -155,7 +154,7 @@ def test_an_erasure_reaches_the_database_while_servers_use_it(
 
 
 def test_a_database_that_is_not_there_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    out, data = a_run(tmp_path)
+    out, data = learned_folder(tmp_path)
     address = "postgresql://tester:secret@127.0.0.1:9/nothing"
     assert main(["serve", str(out), "--port", "0", "--journal", address]) == 2
     assert "expected --labelled FOLDER with a PostgreSQL" in capsys.readouterr().err

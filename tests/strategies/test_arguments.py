@@ -8,9 +8,13 @@ from typing import Any
 import pytest
 
 from incr_core.errors import StrategyError
-from incr_core.strategies import STRATEGIES, Ridge
+from incr_core.strategies import STRATEGIES, Pruning, Ridge
 
-MADE: dict[str, Any] = {**STRATEGIES, "ridge": Ridge}  # jobs name it as learner.head
+MADE: dict[str, Any] = {
+    **STRATEGIES,
+    "ridge": Ridge,
+    "pruning": Pruning,
+}  # learner.head and model.adapt
 NUMBERS = [
     (name, parameter.name)
     for name, made in MADE.items()

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tomli_w
 import torch
 
 from incr_core.job import Job
@@ -48,6 +49,23 @@ def learned(folder: Path, every: str | int = "10h") -> Path:
     }
     run(Job.from_document(document).resolved(), folder / "run")
     return folder / "run"
+
+
+def learned_folder(folder: Path) -> tuple[Path, Path]:
+    """A run that has learned the rows of a folder, and that folder."""
+    data = folder / "data"
+    data.mkdir()
+    pq.write_table(rows(60), data / "a.parquet")
+    document = {
+        "stream": {"path": str(data), "every": 20},
+        "features": {"label": "y", "numeric": ["height", "image"], "categorical": ["colour"], "buckets": 8},
+        "model": {"hidden": [4], "embedding": 2},
+        "learner": {"objective": "binary"},
+        "publish": {"keep": 3},
+    }
+    (folder / "job.toml").write_text(tomli_w.dumps(document))
+    run(Job.read(folder / "job.toml"), folder / "run")
+    return folder / "run", data
 
 
 def hashes(folder: Path) -> dict[str, str]:

@@ -17,17 +17,22 @@ from torch import nn
 from incr_core._util import Catalogue
 from incr_core.models.adapt._adapter import adapter
 from incr_core.models.adapt._experts import experts
+from incr_core.models.adapt._folding import fold_weights
 from incr_core.models.adapt._freeze import bitfit, freeze, head_only
 from incr_core.models.adapt._heads import task_heads, with_task
 from incr_core.models.adapt._lda import StreamingLDA, lda
 from incr_core.models.adapt._lora import lora, merge_lora
 from incr_core.models.adapt._nearest_mean import NearestMean, nearest_mean
+from incr_core.models.adapt._pruning import is_pruned, magnitude_pruning, movement_pruning
+from incr_core.models.adapt._qat import ActivationRange, QuantisedLayer, qat
 from incr_core.models.adapt._ridge import RidgeHead, ridge
 from incr_core.models.adapt._text import Text, bert, ia3, peft_lora, prefix, prompt
 
 __all__ = [
     "ADAPTATIONS",
+    "ActivationRange",
     "NearestMean",
+    "QuantisedLayer",
     "RidgeHead",
     "StreamingLDA",
     "Text",
@@ -35,16 +40,21 @@ __all__ = [
     "bert",
     "bitfit",
     "experts",
+    "fold_weights",
     "freeze",
     "head_only",
     "ia3",
+    "is_pruned",
     "lda",
     "lora",
+    "magnitude_pruning",
     "merge_lora",
+    "movement_pruning",
     "nearest_mean",
     "peft_lora",
     "prefix",
     "prompt",
+    "qat",
     "ridge",
     "task_heads",
     "with_task",
@@ -61,10 +71,13 @@ ADAPTATIONS: Catalogue[Callable[..., nn.Module]] = Catalogue(
         "ia3": ia3,
         "lda": lda,
         "lora": lora,
+        "magnitude_pruning": magnitude_pruning,
+        "movement_pruning": movement_pruning,
         "nearest_mean": nearest_mean,
         "peft_lora": peft_lora,
         "prefix": prefix,
         "prompt": prompt,
+        "qat": qat,
         "task_heads": task_heads,
     },
     "incr.adaptations",
