@@ -81,4 +81,5 @@ def test_a_run_that_follows_delivers_files_as_they_come(tmp_path: Path) -> None:
             (tmp_path / "whole").rename(data / f"{number}.parquet")
             wait_until(lambda number=number: len(lines(out, "commit")) == number + 1, process)  # type: ignore[misc]
             wait_until(lambda number=number: lines(out, "serve")[-1:] == [[str(number + 1)]], process)  # type: ignore[misc]
+    assert lines(out, "serve") == [["1"], ["2"], ["3"]]
     assert lines(out, "close") == [["True"]]  # all that had come was learned

@@ -161,7 +161,6 @@ def test_a_server_that_goes_away_and_returns_has_everything(
             running.close()
 
         assert run(job(table, uri, "away"), tmp_path / "run", on_progress=after(4, goes)).summary.finished
-    assert "does not respond" in caplog.text
     assert "are not delivered; the same command delivers them" in caplog.text
     with mlflow_server(folder, port):
         run(job(table, uri, "away"), tmp_path / "run")
