@@ -78,7 +78,7 @@ $(VENV)/.installed: pyproject.toml locks/dev.txt
 	$(BIN)/pip install --quiet --constraint locks/dev.txt --editable '.[dev]'
 	touch $@
 
-# Writes all three locks; `make lock NAMES=dev` writes one of them.
+# Writes both locks; `make lock NAMES=dev` writes one of them.
 lock:
 	$(PYTHON) -m venv .venv-lock
 	.venv-lock/bin/python -m tools.lock $(NAMES)

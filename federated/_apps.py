@@ -11,7 +11,7 @@ from flwr.clientapp import ClientApp
 from flwr.serverapp import Grid, ServerApp
 
 from federated._batched_app import Answers, BatchedApp
-from federated.client_app import CLIENT
+from federated._message_records import CLIENT
 from federated.client_app import app as client_app
 from federated.engine import FederatedEngine
 from incr_core.errors import JobError
@@ -20,6 +20,7 @@ from incr_core.loop import Loop
 from incr_core.numerics import settle_arithmetic
 from incr_core.registry import RunDirectory
 from incr_core.storage import located
+from incr_core.trackers import Trackers
 
 __all__ = ["make_client_app", "make_server_app"]
 
@@ -35,7 +36,9 @@ def make_client_app(file: str | Path | None = None, *, mods: Sequence[Mod] = ())
 
     Args:
         file: The file of the owner whose rows the app learns (docs/federated.md, "At each owner"). None takes the path
-            from the node's configuration, key `client`. A node without one is a simulated client.
+            from the node's configuration, key `client`. A node without one is a simulated client. It is read with the
+            first message: a server that imports the same module does not have it. If it cannot be read, the node
+            prints the reason, and the run on the server ends with an error that says so.
         mods: Flower mods, such as `flwr.clientapp.mod.message_size_mod`. The first is the outermost. With mods,
             `federated.batch_clients` has no effect: a mod looks at one message.
 
@@ -83,10 +86,13 @@ def make_server_app(
         directory = located(str(place)).absolute()
         found = found.resolved(directory)
         settle_arithmetic(found.learner.threads, found.learner.device)
-        with RunDirectory.create(
-            directory, found.toml(), f"federated:{found.fingerprint()}", keep=found.publish.keep, as_now=Job.as_now
-        ) as run:
-            Loop(found, FederatedEngine(found, directory, grid), run).run_to_summary()
+        with (
+            RunDirectory.create(
+                directory, found.toml(), f"federated:{found.fingerprint()}", keep=found.publish.keep, as_now=Job.as_now
+            ) as run,
+            Trackers(found, run) as trackers,
+        ):
+            trackers.finished = Loop(found, FederatedEngine(found, directory, grid), run).run_to_summary()["finished"]
 
     return app
 

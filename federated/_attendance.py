@@ -11,14 +11,16 @@ from typing import Any
 from flwr.app import ConfigRecord, Message, RecordDict
 from flwr.serverapp import Grid
 
+from federated._arrival_checks import unusual
+from federated._asked import Asked, Known, Refused, sums_of
 from federated._client_failures import REMEDY
 from federated._cohort import updates_of
 from federated._consent import offered
+from federated._message_records import ORDER, WORK
 from federated._owner_records import FAILURES, Member
 from federated._records import told
-from federated._replies import Asked, Known, Refused, checked, named, sums_of, unusual
+from federated._replies import checked, named
 from federated._roster import Roster, budget_spent, failures_of
-from federated.client_app import ORDER, WORK
 from incr_core.data.sources import seconds
 from incr_core.engines import waiting
 from incr_core.errors import WorkerLost
@@ -291,7 +293,7 @@ class Attendance(Roster):
         """Whose answers are out of all proportion to the others', and why."""
         if action in ("train.learn", "train.review"):
             learners, rules = [*found], self._described["rules"]
-            return {learners[place]: why for place, why in outsized(updates_of(found), anchor, rules).items()}
+            return {learners[place]: why for place, why in outsized(updates_of(found, anchor), anchor, rules).items()}
         if action == "evaluate.receive":
             told_of = {client: told(content)["arrival"] for client, content in found.items()}
             come = {client: arrival for client, arrival in told_of.items() if arrival is not None}

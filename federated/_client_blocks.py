@@ -13,10 +13,10 @@ from torch import Tensor
 
 from federated._client_names import clients_of
 from federated._grid import spread
+from federated._message_records import CLIENTS
 from federated._records import pack, told
 from federated._simulated_client import Client
 from federated._simulated_nodes import SimulatedNodes
-from federated.client_app import CLIENTS
 from incr_core.data.timeline import ByDraw, ByHash, ByList, ByOwners, ByTime
 from incr_core.errors import JobError
 from incr_core.job import Job

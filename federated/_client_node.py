@@ -14,10 +14,11 @@ from flwr.app import Context, Error, Message, RecordDict
 
 from federated._client_file import ClientFile
 from federated._flower_privates import ErrorCode
+from federated._message_records import CLIENT
 from federated._owner import Owner, describe
 from federated._owner_node import OwnerNode, TurnedAway, node_key
 from federated._superlink import certificate
-from federated.client_app import CLIENT, app
+from federated.client_app import app
 from incr_core.errors import EngineError
 from incr_core.shown import shown
 

@@ -10,9 +10,10 @@ import torch
 from flwr.app import RecordDict
 from torch import Tensor
 
-from federated._records import told, unpack
+from federated._known_tensors import tensors_of
+from federated._message_records import SHARED
+from federated._records import told
 from federated._roster import Roster
-from federated.client_app import SHARED
 from incr_core.models import absorb_ids, is_id_count, kept_in_id_tables, retracted
 from incr_core.rounds import Aggregation, Consolidated, Contributions, Outer, capped, capped_rows
 from incr_core.strategies import Strategy, derived
@@ -122,12 +123,13 @@ class ClientCohort:
     def consolidate(self) -> Consolidated:
         """Let the clients that have learned since they consolidated do so again."""
         learned, self.unconsolidated = self.unconsolidated, {}
-        answers = self.roster.ask("train.consolidate", sorted(learned), anchor=self.anchor())
+        anchor = self.anchor()
+        answers = self.roster.ask("train.consolidate", sorted(learned), anchor=anchor)
         rows = [learned.pop(client) for client in answers]
         self.unconsolidated = learned  # of those who were lost
-        states = [unpack(answer.array_records[SHARED], copy=False) for answer in answers.values()]
+        states = [tensors_of(answer, SHARED, anchor) for answer in answers.values()]
         updates = [
-            Update(unpack(answer.array_records["weights"], copy=False), count)
+            Update(tensors_of(answer, "weights", anchor), count)
             for answer, count in zip(answers.values(), rows, strict=True)
             if self.remakes
         ]
@@ -151,12 +153,12 @@ class ClientCohort:
         self.weights, self.shared = {**self.weights, **weights}, {**self.shared, **shared}
 
 
-def updates_of(answers: Mapping[int, RecordDict]) -> list[Update]:
-    """The updates that clients answered."""
+def updates_of(answers: Mapping[int, RecordDict], anchor: Mapping[str, Tensor]) -> list[Update]:
+    """The updates that clients answered, which began at this anchor."""
     updates = []
     for answer in answers.values():
         document = told(answer)
-        update = Update(unpack(answer.array_records["weights"], copy=False), document["rows"], document["losses"])
+        update = Update(tensors_of(answer, "weights", anchor), document["rows"], document["losses"])
         update.steps = document["steps"]
         updates.append(update)
     return updates

@@ -10,11 +10,11 @@ from typing import Any
 from flwr.serverapp import Grid
 from torch import Tensor
 
+from federated._arrival_checks import COUNTS
 from federated._attendance import GRACE, Attendance
 from federated._client_host import KEPT
 from federated._owner_records import Member
 from federated._records import filled, told
-from federated._replies import COUNTS
 from incr_core.data import offset_of, row_ids
 from incr_core.data.encoding import BadRow
 from incr_core.data.timeline import Tick
@@ -52,6 +52,7 @@ class Owners(Attendance):
 
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
         """Wait for `federated.min_clients`; returns what the first of them has told of the model."""
+        self._begin_holding(commit)
         if commit is None:
             self._number = 0
             self._begin_anew(secrets.token_hex(8), [])
@@ -65,8 +66,7 @@ class Owners(Attendance):
             assert self._wanted.superlink is not None
             self._grid = SuperLinkGrid(self._wanted.superlink, self._wanted.certificates)
         self._gather(GRACE)
-        self.down.clear()
-        self.up.clear()
+        self._count_on(commit)
         return self._described
 
     def save(self, version: int) -> dict[str, Any]:
@@ -74,7 +74,7 @@ class Owners(Attendance):
         self.news = []  # what was known before is in this commit; what is found now, in the next
         self.ask("query.save", self.there, {"version": version})
         members = [member.document() for member in self.members]
-        return {"owners": {"run": self._run, "number": self._number, "members": members}}
+        return {"owners": {"run": self._run, "number": self._number, "members": members}, **self._held()}
 
     def told(self) -> dict[str, Any]:
         """Of each owner: the rows learned, the hash of its own ledger, and whether it has rows left in the end."""

@@ -13,9 +13,11 @@ from flwr.serverapp import Grid
 from torch import Tensor
 
 from federated._client_failures import REMEDY
-from federated._records import pack, payload
+from federated._holdings import Holdings, Sending
+from federated._known_tensors import LACKS
+from federated._message_records import ANCHOR, ORDER, SHARED, WORK
+from federated._records import payload
 from federated._wire import Wire
-from federated.client_app import ANCHOR, ORDER, SHARED, WORK
 from incr_core.engines import Commit
 from incr_core.errors import EngineError, IncrError
 from incr_core.rounds import Arrival
@@ -25,6 +27,9 @@ __all__ = ["LEARNS", "Roster", "budget_spent", "failures_of"]
 
 LEARNS = ("train.learn", "train.review")
 """Questions that are answered by an update."""
+
+JUDGES = ("evaluate.judge", "evaluate.compare")
+"""Questions about a version, after an increment. They carry the anchor ahead of the next increment, which counts it."""
 
 
 class Roster(ABC):
@@ -38,6 +43,7 @@ class Roster(ABC):
     process worked. All add up.
     cpu_seconds, memory: of all processes, and of the one that took most (`Usage.spent`); since the last increment.
     wire, rules: how clients code what they learn, None where weights travel unchanged; and how weights merge.
+    holdings: what each client holds of the anchor and of the merged strategy state, by the record's name.
     """
 
     alike = True
@@ -51,6 +57,7 @@ class Roster(ABC):
         self.news: list[tuple[str, str, str]] = []
         self.failed: list[tuple[int, str]] = []
         self.held_out: set[int] = set()
+        self.holdings = {key: Holdings(key) for key in (ANCHOR, SHARED)}
 
     @property
     @abstractmethod
@@ -137,38 +144,77 @@ class Roster(ABC):
         """
         places = [place for place, client in enumerate(clients) if self._may_ask(client)]
         clients = [clients[place] for place in places]
-        common = {ANCHOR: pack(anchor)} if anchor is not None else {}
-        if shared:
-            common[SHARED] = pack(shared)
+        sendings = self._sendings(anchor, shared, ahead=action in JUDGES)
         every = ConfigRecord(dict(order or {})) if orders is None and self.alike else None
-        contents = [
-            RecordDict(
-                {
-                    **common,
-                    **({} if records is None else records[place]),
-                    ORDER: self._order(client, (order or {}) if orders is None else orders[place])
-                    if every is None
-                    else every,
-                }
-            )
+        orders_of = {
+            client: self._order(client, (order or {}) if orders is None else orders[place]) if every is None else every
             for place, client in zip(places, clients, strict=True)
-        ]
-        nodes = [self._node(client) for client in clients]
-        # A list: Flower's grid over HTTP goes through the messages twice.
-        sent = [Message(content, node, action) for content, node in zip(contents, nodes, strict=True)]
-        with failures_of(self._reached, f"asking clients to {action.partition('.')[2]}"):
-            replies = {reply.metadata.src_node_id: reply for reply in self._exchange(sent)} if sent else {}
-        for client, content in zip(clients, contents, strict=True):
-            self.down[client] += payload(content)
-        answers = [replies.get(node) for node in nodes]
-        sizes = {client: _size(answer) for client, answer in zip(clients, answers, strict=True)}  # before decoding
-        found = self._accepted(action, clients, answers, anchor)
+        }
+        beside = {
+            client: {} if records is None else records[place] for place, client in zip(places, clients, strict=True)
+        }
+
+        def content_for(client: int) -> RecordDict:
+            common = [sending.records(client) for sending in sendings]
+            return RecordDict(
+                {**{k: v for one in common for k, v in one.items()}, **beside[client], ORDER: orders_of[client]}
+            )
+
+        answers = self._answers(action, {client: content_for(client) for client in clients}, sendings)
+        lacking = [client for client, answer in answers.items() if _lacks(answer)]
+        if lacking:  # they were started again, and hold nothing
+            for holdings in self.holdings.values():
+                for client in lacking:
+                    holdings.forget(client)
+            answers |= self._answers(action, {client: content_for(client) for client in lacking}, sendings)
+        sizes = {client: _size(answer) for client, answer in answers.items()}  # before decoding
+        found = self._accepted(action, clients, list(answers.values()), anchor)
+        for client in found:
+            for sending in sendings:
+                sending.accepted(client)
         self.up.update({client: sizes[client] for client in found})
         self.seconds += _busiest(list(found.values()))
         costs = [answer.config_records[WORK] for answer in found.values()]
         self.cpu_seconds += sum(float(str(cost["cpu_seconds"])) for cost in costs)
         self.memory = max([self.memory, *(float(str(cost["memory"])) for cost in costs)])
         return found
+
+    def _answers(
+        self, action: str, contents: Mapping[int, RecordDict], sendings: Sequence[Sending]
+    ) -> dict[int, Message | None]:
+        """Send a message to each client; returns the answers in the same order, None where one has not come."""
+        nodes = {client: self._node(client) for client in contents}
+        # A list: Flower's grid over HTTP goes through the messages twice.
+        sent = [Message(content, nodes[client], action) for client, content in contents.items()]
+        with failures_of(self._reached, f"asking clients to {action.partition('.')[2]}"):
+            replies = {reply.metadata.src_node_id: reply for reply in self._exchange(sent)} if sent else {}
+        for client, content in contents.items():
+            self.down[client] += payload(content) - sum(sending.bytes_ahead(client) for sending in sendings)
+        return {client: replies.get(node) for client, node in nodes.items()}
+
+    def _sendings(self, anchor: Weights | None, shared: Mapping[str, Tensor] | None, *, ahead: bool) -> list[Sending]:
+        """The tensors of a question, of which each client is sent those that it does not hold."""
+        found = [] if anchor is None else [self.holdings[ANCHOR].sending(anchor, ahead=ahead)]
+        if shared:
+            names = found[0].names if found else None
+            found.append(self.holdings[SHARED].sending(shared, names, ahead=ahead))
+        return found
+
+    def _begin_holding(self, commit: Commit | None) -> None:
+        """Take every client to hold nothing; count bytes on from a commit."""
+        self.holdings = {key: Holdings(key) for key in (ANCHOR, SHARED)}
+        for key, state in ({} if commit is None else commit.engine.get("holdings", {})).items():
+            self.holdings[key].load_state_dict(state)
+
+    def _count_on(self, commit: Commit | None) -> None:
+        """Count bytes on from a commit: an increment's bytes do not depend on how often the run was started."""
+        counted = {} if commit is None else commit.engine.get("bytes", {})
+        self.down, self.up = Counter(counted.get("down", {})), Counter(counted.get("up", {}))
+
+    def _held(self) -> dict[str, Any]:
+        """What a commit keeps of the holdings, and the bytes that count with the next increment."""
+        held = {key: holdings.state_dict() for key, holdings in self.holdings.items()}
+        return {"holdings": held, "bytes": {"down": dict(self.down), "up": dict(self.up)}}
 
     @property
     @abstractmethod
@@ -222,6 +268,10 @@ def failures_of(grid: Grid, doing: str) -> Iterator[None]:
             f"federated: expected {type(grid).__name__} to carry messages, got {type(error).__name__}: {error} while "
             f"{doing}; {REMEDY}"
         ) from error
+
+
+def _lacks(answer: Message | None) -> bool:
+    return answer is not None and answer.has_content() and LACKS in answer.content
 
 
 def _size(answer: Message | None) -> int:

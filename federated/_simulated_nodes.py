@@ -18,12 +18,13 @@ from federated._client_batches import batches_of, workers_of
 from federated._client_failures import raise_failures
 from federated._client_names import clients_of, joined
 from federated._grid import RayGrid
+from federated._message_records import ALONE, ORDER, WORK
 from federated._records import filled, told
 from federated._roster import LEARNS, Roster, budget_spent, failures_of
 from federated._simulated_absences import Absences
 from federated._simulated_client import Client
 from federated._simulation import FlowerSimulation
-from federated.client_app import ALONE, ORDER, WORK, app
+from federated.client_app import app
 from incr_core.data.encoding import BadFile, BadRow
 from incr_core.data.timeline import Tick
 from incr_core.engines import Commit
@@ -78,6 +79,7 @@ class SimulatedNodes(Roster):
 
     def start(self, commit: Commit | None) -> Mapping[str, Any]:
         """Find the node of every client, and open it. Raises WorkerLost where a client has none."""
+        self._begin_holding(commit)
         bring(self._directory / "state")  # for clients in other processes
         self.origins, known = [], len(self.clients)
         if commit is not None:
@@ -113,8 +115,7 @@ class SimulatedNodes(Roster):
             # A place in the stream counts everybody's rows, so one client's place is every client's.
             orders = [order | {"cursor": described["cursor"]} for order in orders[known:]]
             self.ask("query.open", new, orders=orders)
-        self.down.clear()  # an increment's bytes do not depend on how often the run was started
-        self.up.clear()
+        self._count_on(commit)
         return described
 
     def _started(self) -> Grid:
@@ -165,7 +166,9 @@ class SimulatedNodes(Roster):
         self.news = []
         kept = {"clients": [client.document() for client in self.clients], "fragments": list(self.origins)}
         spent = {"spent": sorted(self._spent)} if self._spent else {}
-        return kept | spent | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        return (
+            kept | spent | self._held() | ({} if self._absences is None else {"absences": self._absences.state_dict()})
+        )
 
     def told(self) -> dict[str, Any]:
         """The rows that wait for clients that were away, or did not answer."""

@@ -106,7 +106,7 @@ class Wire:
             left: The errors of earlier codings, by name, float32; replaced by the new ones. An update with values that
                 are not finite leaves them as they are: the server rejects it, and later updates must not suffer.
         """
-        names = self._names(weights, rules)
+        names = self.coded(weights, rules)
         record = pack({name: value for name, value in weights.items() if name not in names})
         coding, sizes = coding_of(self.wire, self.top_k), [weights[name].numel() for name in names]
         assert coding is not None
@@ -137,7 +137,7 @@ class Wire:
             BadCodes: The codes have another number of bytes than the anchor's weights take, or place numbers outside
                 of them. Nothing is allocated for them before.
         """
-        names = self._names(anchor, rules)
+        names = self.coded(anchor, rules)
         coding, sizes = coding_of(self.wire, self.top_k), [anchor[name].numel() for name in names]
         assert coding is not None
         expected = coding.nbytes(sum(sizes))
@@ -159,8 +159,8 @@ class Wire:
         """Replace the update in an answer by the decoded one; see `unpack`."""
         content["weights"] = pack(self.unpack(content.array_records["weights"], anchor, rules))
 
-    def _names(self, weights: Mapping[str, Tensor], rules: Mapping[str, str]) -> list[str]:
-        """The weights that are coded, in the same order at client and server."""
+    def coded(self, weights: Mapping[str, Tensor], rules: Mapping[str, str]) -> list[str]:
+        """Return the names of the weights that are coded, in the same order at client and server."""
         kinds = roundable(self.wire) if self.top_k is None else frozenset(KINDS)
         return sorted(
             name for name, value in weights.items() if rules.get(name, "mean") == "mean" and value.dtype in kinds

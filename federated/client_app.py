@@ -20,55 +20,24 @@ configuration names a client's file (`client`) serves that owner; all others are
 from __future__ import annotations
 
 import json
-import os
-import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from flwr.app import ConfigRecord, Context, Message, RecordDict
-from torch import Tensor
 
+from federated._answering import adopt_sent, answer, contribution, host_of, work_done
 from federated._batched_app import BatchedApp
-from federated._client_host import KEPT, ClientHost, SimulatedHost
-from federated._owner import Owner
+from federated._known_tensors import Lacks, answered_with, received
+from federated._message_records import ALONE, ANCHOR, CHAMPION, CLIENTS, ORDER, ROWS, SHARED, WORK
 from federated._records import pack, tell, unpack
-from federated._wire import Wire
 from incr_core import metrics
-from incr_core.errors import EngineError, JobError
+from incr_core.errors import JobError
 from incr_core.rounds import ClientBlock, Orders, Participant, learn_side_by_side
-from incr_core.shown import shown
 from incr_core.storage import checkpoint
-from incr_core.update import Update
 
 __all__ = ["app"]
 
-ANCHOR, CHAMPION, SHARED, ROWS = "anchor", "champion", "shared", "rows"
-CLIENTS, ORDER, WORK = "clients", "order", "work"
-"""Records of a message: weights to start from, the champion's, merged strategy state, rows to review, which clients of
-a block, what to do; and of an answer: what it took."""
-
-ALONE = "alone"
-"""The key of what an answer took that says why clients who were to be learned as one batch were not."""
-
-CLIENT = "client"
-"""The key of a node's configuration that names its owner's file."""
-
 app = BatchedApp()
-
-
-def host_of(context: Context) -> ClientHost:
-    """The host of the client of a node. EngineError where its file is none: Flower tells the server of it."""
-    file = context.node_config.get(CLIENT)
-    if file is None:
-        return SimulatedHost(context)
-    try:
-        return Owner.of(str(file))
-    except Exception as error:
-        print(f"incr client: {shown(str(error))}", file=sys.stderr, flush=True)
-        raise EngineError(
-            f"a client whose file cannot be served: {type(error).__name__} {KEPT}; ask the owner"
-        ) from None
 
 
 @app.query("hello")
@@ -106,7 +75,7 @@ def open_client(message: Message, context: Context) -> Message:
             }
         )
 
-    return _answer(message, host, describe, host.open, changed=False)
+    return answer(message, host, describe, host.open, changed=False)
 
 
 @app.evaluate("receive")
@@ -115,7 +84,7 @@ def receive(message: Message, context: Context) -> Message:
     order, host = message.content.config_records[ORDER], host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        _adopt(participant, message.content)
+        adopt_sent(participant, message.content)
         number = order.get("number")
         arrival = host.receive(participant, None if number is None else int(str(number)))
         return tell(
@@ -129,7 +98,7 @@ def receive(message: Message, context: Context) -> Message:
             }
         )
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.evaluate("offer")
@@ -142,7 +111,7 @@ def offer(message: Message, context: Context) -> Message:
         rows, observed = participant.take_up(unpack(message.content.array_records[CLIENTS], copy=True)["clients"])
         return tell({"rows": rows, "observed": observed})
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("learn")
@@ -152,7 +121,7 @@ def learn(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         host.check_learns(participant)
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         if isinstance(participant, ClientBlock):
             drawn = unpack(message.content.array_records[CLIENTS], copy=True)["clients"]
             update = participant.learn_drawn(anchor, drawn, bool(order["first"]))
@@ -160,9 +129,9 @@ def learn(message: Message, context: Context) -> Message:
             update = host.learn(participant, anchor, bool(order["first"]))
         if order["first"]:
             host.learned(participant)
-        return _contribution(participant, update, anchor, order)
+        return contribution(participant, update, anchor, order)
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.batched("train.learn", lambda message: message.content.config_records[ORDER].get("batch"))
@@ -175,18 +144,26 @@ def learn_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> lis
         participants[0].usage.begin()
         for host, participant in zip(hosts, participants, strict=True):
             host.check_learns(participant)
-        anchor = unpack(messages[0].content.array_records[ANCHOR], copy=False)
+        anchors = [
+            received(participant, message.content, ANCHOR)
+            for participant, message in zip(participants, messages, strict=True)
+        ]
+        anchor = anchors[0]  # all are of one version
         updates, why = learn_side_by_side(participants, anchor, [bool(order["first"]) for order in orders])
         contents = []
         for host, order, participant, update in zip(hosts, orders, participants, updates, strict=True):
             if order["first"]:
                 host.learned(participant)
-            content = _contribution(participant, update, anchor, order)
+            content = contribution(participant, update, anchor, order)
             contents.append((content, host.answered(participant, changed=True)))
+    except Lacks as lacks:
+        return [
+            Message(lacks.answer(host.name), reply_to=message) for host, message in zip(hosts, messages, strict=True)
+        ]
     except Exception as error:  # of one of them, which the others cannot go on without
         return [Message(host.failure(error), reply_to=message) for host, message in zip(hosts, messages, strict=True)]
     for content, told in contents:
-        content[WORK] = _work(begun, participants[0], {ALONE: why, **told}, len(messages))
+        content[WORK] = work_done(begun, participants[0], {ALONE: why, **told}, len(messages))
     return [Message(content, reply_to=message) for (content, _), message in zip(contents, messages, strict=True)]
 
 
@@ -196,14 +173,13 @@ def review(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        _adopt(participant, message.content)
+        anchor = adopt_sent(participant, message.content)
         rows = unpack(message.content.array_records[ROWS], copy=True)["rows"]
         update = participant.review(host.rows(rows))
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
         participant.learner.share_ids(anchor)
-        return _contribution(participant, update, anchor, message.content.config_records[ORDER])
+        return contribution(participant, update, anchor, message.content.config_records[ORDER])
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("skip")
@@ -218,7 +194,7 @@ def skip(message: Message, context: Context) -> Message:
         participant.skip()
         return RecordDict()
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("follow")
@@ -228,12 +204,14 @@ def follow(message: Message, context: Context) -> Message:
 
     def work(participant: Participant) -> RecordDict:
         if SHARED in message.content:
-            participant.learner.adopt_shared(unpack(message.content.array_records[SHARED], copy=False))
+            # The state may have tensors of the anchor, which the learner adopts with the next increment.
+            anchor = received(participant, message.content, ANCHOR)
+            participant.learner.adopt_shared(received(participant, message.content, SHARED, anchor))
         orders = Orders(**json.loads(str(message.content.config_records[ORDER]["orders"])))
         participant.follow(host.agrees(orders))
         return RecordDict()
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.train("consolidate")
@@ -242,19 +220,21 @@ def consolidate(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         if host.consolidates(participant):
             shared = participant.consolidate(anchor)
         else:
             participant.adopt(anchor)
             shared, _ = participant.learner.shared_state()
-        content = RecordDict({SHARED: pack(shared)})
+        content = RecordDict()
+        content[SHARED] = pack(answered_with(content, SHARED, shared, anchor))
         if participant.learner.remakes:
             participant.unsent = {}  # of weights as they were before strategies changed them
-            content["weights"] = pack(participant.told(participant.learner.weights()))
+            weights = participant.told(participant.learner.weights())
+            content["weights"] = pack(answered_with(content, "weights", weights, anchor))
         return content
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.evaluate("judge")
@@ -263,10 +243,10 @@ def judge(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         return tell({"judged": host.judged(participant.judge(anchor))})
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.evaluate("compare")
@@ -275,13 +255,13 @@ def compare(message: Message, context: Context) -> Message:
     host = host_of(context)
 
     def work(participant: Participant) -> RecordDict:
-        anchor = unpack(message.content.array_records[ANCHOR], copy=False)
+        anchor = received(participant, message.content, ANCHOR)
         champion = unpack(message.content.array_records[CHAMPION], copy=False)
         found = host.compared(participant.compare(champion, anchor))
         measured = {"champion": metrics.total([found.champion]), "challenger": metrics.total([found.challenger])}
         return tell({"sums": found.sums, **measured})
 
-    return _answer(message, host, work)
+    return answer(message, host, work)
 
 
 @app.query("save")
@@ -293,7 +273,7 @@ def save(message: Message, context: Context) -> Message:
         host.save(message.content.config_records[ORDER], participant)
         return RecordDict()
 
-    return _answer(message, host, work, changed=False)
+    return answer(message, host, work, changed=False)
 
 
 @app.batched("query.save", lambda message: "all")
@@ -303,58 +283,3 @@ def save_batch(messages: Sequence[Message], contexts: Sequence[Context]) -> list
         replies = [save(message, context) for message, context in zip(messages, contexts, strict=True)]
     checkpoint.settle(list(dict.fromkeys(written)))
     return replies
-
-
-def _answer(
-    message: Message,
-    host: ClientHost,
-    work: Callable[[Participant], RecordDict],
-    begin: Callable[[ConfigRecord], Participant] | None = None,
-    *,
-    changed: bool = True,
-) -> Message:
-    """Bring the participant up, let it work, settle it, and say what it took and where.
-
-    changed: whether the work changes what the next message depends on.
-    """
-    begun = time.perf_counter(), time.process_time()
-    try:
-        participant = (begin or host.participant)(message.content.config_records[ORDER])
-        participant.usage.begin()
-        content = work(participant)
-        told = host.answered(participant, changed=changed)
-    except Exception as error:
-        return Message(host.failure(error), reply_to=message)
-    content[WORK] = _work(begun, participant, told)
-    return Message(content, reply_to=message)
-
-
-def _work(
-    begun: tuple[float, float], participant: Participant, told: Mapping[str, Any], messages: int = 1
-) -> ConfigRecord:
-    """The cost of an answer, and the process. begun: wall time and CPU time; messages: answered together."""
-    seconds, cpu_seconds = time.perf_counter() - begun[0], time.process_time() - begun[1]
-    cost = {"seconds": seconds / messages, "cpu_seconds": cpu_seconds / messages}
-    return ConfigRecord({**cost, "memory": participant.usage.spent()[1], "process": os.getpid(), **told})
-
-
-def _contribution(
-    participant: Participant, update: Update, anchor: Mapping[str, Tensor], order: ConfigRecord
-) -> RecordDict:
-    """What a client tells of a round; its weights coded where that is ordered."""
-    content = tell({"rows": update.num_rows, "losses": update.losses, "steps": update.steps})
-    weights, wire = participant.told(update.weights), Wire.ordered(order)
-    if wire is None:
-        content["weights"] = pack(weights)
-    else:
-        # Without rows the server takes no note of the update, so what is unsent stays so.
-        unsent = participant.unsent if update.num_rows else {}
-        content["weights"] = wire.pack(weights, anchor, participant.learner.rules(), unsent)
-    return content
-
-
-def _adopt(participant: Participant, content: RecordDict) -> None:
-    participant.adopt(unpack(content.array_records[ANCHOR], copy=False))
-    if SHARED in content:
-        merged: Mapping[str, Tensor] = unpack(content.array_records[SHARED], copy=False)
-        participant.learner.adopt_shared(merged)

@@ -19,6 +19,7 @@ from torch import Tensor
 from federated._at_owner import ClientsAtOwner
 from federated._client_blocks import ClientBlocks
 from federated._cohort import ClientCohort, Terms, updates_of
+from federated._message_records import CHAMPION, ROWS
 from federated._owners import Owners
 from federated._records import pack, told
 from federated._roster import Roster
@@ -26,7 +27,6 @@ from federated._selection import Selection
 from federated._server_privacy import CentralPrivacy
 from federated._simulated_nodes import SimulatedNodes
 from federated._wire import Wire
-from federated.client_app import CHAMPION, ROWS
 from incr_core.engines import Commit, Engine, Saving
 from incr_core.errors import ArgumentError, JobError, RunDirectoryError
 from incr_core.job import Job
@@ -234,21 +234,19 @@ class FederatedEngine(Engine):
         asked = self._roster.answering(drawn, number)
         orders = self._roster.batched(asked, [{"first": client not in begun, **self._coded} for client in asked])
         whom = self._roster.whom(asked, number)
-        answers = self._roster.ask("train.learn", asked, orders=orders, records=whom, anchor=self.cohort.anchor())
+        anchor = self.cohort.anchor()
+        answers = self._roster.ask("train.learn", asked, orders=orders, records=whom, anchor=anchor)
         self._selection.answered(drawn, answers)
         begun.update(answers)
-        return self._updates(answers)
+        return self._updates(answers, anchor)
 
     def _review(self, rows: Mapping[str, Tensor]) -> list[Update]:
         names = self._roster.names
         drawn = [client for client in self._roster.there if len(rows.get(names[client], ()))]
         ids = [{ROWS: pack({"rows": rows[names[client]]})} for client in drawn]
-        cohort = self.cohort
-        return self._updates(
-            self._roster.ask(
-                "train.review", drawn, self._coded, anchor=cohort.anchor(), shared=cohort.shared, records=ids
-            )
-        )
+        anchor, shared = self.cohort.anchor(), self.cohort.shared
+        answers = self._roster.ask("train.review", drawn, self._coded, anchor=anchor, shared=shared, records=ids)
+        return self._updates(answers, anchor)
 
     @property
     def _coded(self) -> dict[str, Any]:
@@ -256,9 +254,9 @@ class FederatedEngine(Engine):
         wire = Wire.of(self.job.federated)
         return {} if wire is None else wire.order()
 
-    def _updates(self, answers: Mapping[int, RecordDict]) -> list[Update]:
+    def _updates(self, answers: Mapping[int, RecordDict], anchor: Weights) -> list[Update]:
         self.cohort.learners = list(answers)
-        return updates_of(answers)
+        return updates_of(answers, anchor)
 
     def order(self, orders: Orders, weights: Weights | None = None) -> None:
         """Let all clients do it; those that have learned since they consolidated do so again."""
@@ -268,7 +266,9 @@ class FederatedEngine(Engine):
         if orders:
             # What was merged must be there for the next step; the next increment's first message may come after it.
             shared = cohort.shared if orders.consolidate else None
-            self._roster.ask("train.follow", self._roster.there, {"orders": json.dumps(asdict(orders))}, shared=shared)
+            anchor = cohort.anchor() if shared else None
+            order = {"orders": json.dumps(asdict(orders))}
+            self._roster.ask("train.follow", self._roster.there, order, anchor=anchor, shared=shared)
         if weights is not None:
             cohort.adopt(weights)
 

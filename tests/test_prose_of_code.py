@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLEAN = [
     *("__init__.py", "batch.py", "errors.py", "shown.py", "update.py"),
     *("data", "drift", "engines", "learner", "loop", "memories", "metrics", "models", "numerics", "objectives"),
-    *("estimators", "privacy", "registry", "report", "rounds", "runs", "storage", "strategies", "testing"),
+    *("estimators", "privacy", "registry", "report", "rounds", "runs", "storage", "strategies", "testing", "trackers"),
 ]
 """Packages and modules of incr_core whose prose is rewritten. Add a package when its prose is."""
 

@@ -18,8 +18,8 @@ from typing import Any
 
 __all__ = ["SETS", "locked", "main"]
 
-SETS = {"dev": "dev", "bench": "dev,bench", "mlflow": "dev,mlflow"}
-"""Lock -> extras. They cannot be combined: pfl needs dp-accounting below 0.6, mlflow keeps pyarrow at 25."""
+SETS = {"dev": "dev", "bench": "dev,bench"}
+"""Lock -> extras. They cannot be combined: pfl needs dp-accounting below 0.6."""
 
 ROOT = Path(__file__).parent.parent
 CUDA = re.compile(r"nvidia|cuda|triton")

@@ -59,15 +59,16 @@ def fraction(place: str, value: float, error: Refusal = ArgumentError) -> float:
     return value
 
 
-def byte_count(place: str, size: str, error: Refusal = ArgumentError) -> int:
-    """A size in bytes, such as "64MB" (64,000,000) or "64MiB" (64 * 2^20).
+def byte_count(place: str, size: str, error: Refusal = ArgumentError, instead: str = "") -> int:
+    """A size in bytes, such as "64MB" (64,000,000) or "64MiB" (64 * 2^20). `instead`: what else the place takes.
 
     >>> byte_count("memory.capacity", "1.5 kB"), byte_count("memory.capacity", "2MiB")
     (1500, 2097152)
     """
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([kKMGT]i?)?B\s*", size)
     if match is None or float(match[1]) == 0:
-        raise error(f'{place}: expected a number of rows, or a size such as "64MB", got {size!r}; write one above 0')
+        expected = f"{instead}, or a size" if instead else "a size"
+        raise error(f'{place}: expected {expected} such as "64MB", got {size!r}; write one above 0')
     prefix = match[2] or ""
     return int(float(match[1]) * (1024 if prefix.endswith("i") else 1000) ** " kmgt".index((prefix[:1] or " ").lower()))
 

@@ -27,6 +27,7 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
     """Answer until told to stop. Port 0 takes any that is free; the address is printed once it is open."""
     options = options or Serving()
     options.check()
+    options.check_run(directory)
     if options.on != "local":
         with set_by_signals(stop := threading.Event()):
             engine_named(options.on).serve(str(directory), dataclasses.asdict(options), stop)

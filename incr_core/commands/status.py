@@ -81,6 +81,9 @@ def described(status: Status) -> str:
     )
     if status.held:
         lines.append(f"  held, {status.held_in_a_row} in a row: {shown(status.held)}")
+    elif status.judged:
+        held = status.events.get("held", 0)
+        lines.append(f"  the gate judges each version before it is served; held so far: {held:,}")
     rate = "" if status.rows_per_second is None else f"; {status.rows_per_second:,.0f} rows/s in that version"
     by = f" by {shown(', '.join(status.participants))}" if status.participants else ""
     if len(status.participants) > SHOWN:

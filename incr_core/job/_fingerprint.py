@@ -18,7 +18,8 @@ def fingerprint(job: JobSections, document: dict[str, Any]) -> str:
     These keys may change while a run goes on:
 
     - The name of the run, its alerts and its limits.
-    - Where workers are found, how long they are waited for, and how many versions are kept (`_OPERATIONAL`).
+    - Where workers are found, how long they are waited for, how many versions are kept, and the size of the cache of an
+      encoder (`_OPERATIONAL`).
     - The number of replicas that share one stream, and the number of shards of a replica's model.
     - The folder of the job, if it moves with the data in it.
     - `features.on_bad_row` and `on_bad_file`. A run that a bad row or file has stopped goes on with "quarantine".
@@ -59,6 +60,7 @@ def fingerprint(job: JobSections, document: dict[str, Any]) -> str:
 
 _OPERATIONAL = [
     ("learner", "graphs"),
+    ("model", "encoder_cache"),
     ("cluster", "gpus"),
     ("features", "on_bad_file"),
     ("features", "slices"),
@@ -67,6 +69,6 @@ _OPERATIONAL = [
     *(("federated", key) for key in ("certificates", "accept_failures")),
     ("publish", "keep"),
     ("publish", "states"),
-    ("track", "tensorboard"),
+    *(("track", key) for key in ("tensorboard", "mlflow", "callbacks")),
 ]
 """Further keys that may change while a run goes on, because they do not decide what is learned."""

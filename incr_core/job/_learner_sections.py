@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from incr_core.job._field_types import Size
 from incr_core.job._section import Named, Section
 from incr_core.learner import MOST_PASSES
 
@@ -64,7 +65,7 @@ class ModelSection(Section):
     """
     encoder_tokens: int = Field(128, ge=2, le=4096)
     """Tokens of a text that count, from its beginning."""
-    encoder_cache: str = "256MB"
+    encoder_cache: Size = "256MB"
     """Size of the vectors that each process keeps, those used last, for texts that occur again."""
     encoder_sha256: str | None = None
     """A hash of the encoder's files. Default: found when a run begins, and kept by it. Another encoder is refused."""

@@ -6,7 +6,7 @@ import re
 from typing import Annotated, Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from incr_core._util import unknown
 from incr_core.data.times import SECOND, duration
@@ -147,6 +147,16 @@ class PublishSection(Section):
         return self.gate is not False or self.states > 2
 
 
+UNITS = {
+    "rows_per_hour": "rows",
+    "seconds": "seconds",
+    "cpu_seconds": "seconds",
+    "memory": "gigabytes",
+    "disk": "gigabytes",
+}
+"""The units of limits."""
+
+
 class LimitsSection(Section):
     """Limits of an increment. Above a limit, a sample of its rows is learned."""
 
@@ -176,12 +186,47 @@ class LimitsSection(Section):
     limit.
     """
 
+    @field_validator("*", mode="before")
+    @classmethod
+    def _has_no_unit(cls, value: Any, info: ValidationInfo) -> Any:
+        if not isinstance(value, str):
+            return value
+        unit = UNITS[str(info.field_name)]
+        raise ValueError(f'expected a number of {unit}, got "{value}"; write it without quotes and unit')
+
 
 class TrackSection(Section):
-    """Further destinations of the metrics of increments."""
+    """Further destinations of committed increments."""
 
     tensorboard: bool = False
     """Also write the metrics of increments as event files to DIR/tensorboard, as they are committed (extra `track`)."""
+    mlflow: str | None = None
+    """The tracking URI of MLflow: `"http://HOST:5000"`, `"databricks"`, `"sqlite:///FILE"` (extra `mlflow`). The
+    settings of the job, the metrics of each increment, and every published champion are recorded there. MLflow takes
+    user name, password or token from its environment variables, never from the URI, which job.toml would show.
+    """
+    callbacks: list[str] = []
+    """Further trackers: `"module:Class"`, each a subclass of `incr_core.trackers.Tracker`, or entry points of the group
+    `incr.trackers`.
+    """
+
+    @field_validator("mlflow")
+    @classmethod
+    def _is_a_tracking_uri(cls, value: str | None) -> str | None:
+        if value is None or re.fullmatch(r"databricks(-uc)?(://[\w-]+)?", value):
+            return value
+        if value.startswith("sqlite:///"):
+            return value
+        check_address(value, "http://127.0.0.1:5000")
+        return value
+
+    @field_validator("callbacks")
+    @classmethod
+    def _are_different(cls, value: list[str]) -> list[str]:
+        for name in value:
+            if value.count(name) > 1:
+                raise ValueError(f"expected different trackers, got {name!r} twice; write it once")
+        return value
 
 
 ALERTS = (
@@ -243,17 +288,8 @@ class AlertsSection(Section):
     @field_validator("webhook")
     @classmethod
     def _is_an_address(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        try:
-            parts = urlsplit(value)
-            sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-        except ValueError:
-            sound = False
-        if not sound or value != value.strip() or not value.isascii() or any(sign < "!" for sign in value):
-            raise ValueError("expected an address such as https://example.org/hook, got another text; correct it")
-        if parts.username is not None or parts.password is not None:
-            raise ValueError("expected an address without a password in it, which job.toml would show; take it out")
+        if value is not None:
+            check_address(value, "https://example.org/hook")
         return value
 
     @model_validator(mode="after")
@@ -266,3 +302,23 @@ class AlertsSection(Section):
         if self.secret is not None and self.webhook is None:
             raise ValueError("alerts.secret: expected alerts.webhook too, got none; name the address")
         return self
+
+
+def check_address(value: str, example: str) -> None:
+    """Raise ValueError unless a text is an http or https address without a password.
+
+    Example:
+        >>> check_address("htp://127.0.0.1:5000", "http://127.0.0.1:5000")
+        Traceback (most recent call last):
+        ...
+        ValueError: expected an address such as http://127.0.0.1:5000, got another text; correct it
+    """
+    try:
+        parts = urlsplit(value)
+        sound = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        sound = False
+    if not sound or value != value.strip() or not value.isascii() or any(sign < "!" for sign in value):
+        raise ValueError(f"expected an address such as {example}, got another text; correct it")
+    if parts.username is not None or parts.password is not None:
+        raise ValueError("expected an address without a password in it, which job.toml would show; take it out")

@@ -48,7 +48,8 @@ class Memory(nn.Module):
                 f'memory.capacity: expected a number of rows, or a size such as "64MB", got {capacity!r}; '
                 "write a whole number"
             )
-        self.budget = byte_count("memory.capacity", capacity) if isinstance(capacity, str) else None
+        rows = "a number of rows"
+        self.budget = byte_count("memory.capacity", capacity, instead=rows) if isinstance(capacity, str) else None
         self.capacity = 0 if isinstance(capacity, str) else capacity
         if self.budget is None and self.capacity < 1:
             raise ArgumentError(

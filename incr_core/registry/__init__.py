@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from incr_core.registry._run_directory import RunDirectory
     from incr_core.registry._run_totals import WORK, RunTotals
     from incr_core.registry._segments import TABLES, Segment, Segments, read_index
+    from incr_core.registry._version_copy import copy_version
     from incr_core.registry._versions import loop_state
     from incr_core.registry._violation import Violation
 else:
@@ -46,6 +47,7 @@ __all__ = [
     "begin_erasing",
     "begun",
     "champion_of",
+    "copy_version",
     "engine_of",
     "erased",
     "erasing",

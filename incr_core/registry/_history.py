@@ -124,9 +124,9 @@ class History:
             self._behind[version] = {MANIFESTS: manifest_table(manifest), **tables}
         return self._behind[version].get(name, pa.table({}))
 
-    def manifests(self) -> list[dict[str, Any]]:
-        """Return the manifests of all versions, oldest first."""
-        table = self.table(MANIFESTS)
+    def manifests(self, first: int = 1, last: int | None = None) -> list[dict[str, Any]]:
+        """Return the manifests of all versions, or of a range, oldest first."""
+        table = self.table(MANIFESTS, first, last)
         return [json.loads(text) for text in table["manifest"].to_pylist()] if table.num_rows else []
 
     def stored(self, name: str) -> Iterator[tuple[Path, pa.Table]]:

@@ -53,6 +53,16 @@ class Reading:
         """Return the manifests, oldest first, each with `champion` and `has_weights` (False once pruned)."""
         return self._versions.manifests()
 
+    def manifests(self, first: int, last: int) -> list[dict[str, Any]]:
+        """Return the manifests of a range of versions as committed, oldest first."""
+        with self._turn:
+            return self._versions.history.manifests(first, last)
+
+    def undone(self) -> list[list[int]]:
+        """Return the first and the last version of each range that was rolled back."""
+        with self._turn:
+            return list(self._versions.history.undone)
+
     def load(self, version: int | None = None) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """Load the weights and manifest of a version, by default the champion, verified byte for byte.
 

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
     from incr_core.report._slice_standings import SliceStanding, slice_standings
     from incr_core.report._standings import Standing, standings
     from incr_core.report._tasks import TaskMatrix
-    from incr_core.report._tensorboard import TensorBoard
 else:
     __getattr__, __dir__ = exported(__name__)
 
@@ -22,7 +21,6 @@ __all__ = [
     "SliceStanding",
     "Standing",
     "TaskMatrix",
-    "TensorBoard",
     "caution",
     "read_summary",
     "slice_standings",

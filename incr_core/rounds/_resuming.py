@@ -56,6 +56,7 @@ class Resuming:
         self._since: list[Increment] | None = []  # received since the last state kept in memory; None: too many
         self._rows_since = 0
         self.unsent: dict[str, Tensor] = {}  # errors of coded updates, by weight, added to the next update
+        self.held: dict[str, dict[str, Any]] = {}  # tensors of a server's last message, which it need not send again
         self._again: deque[Increment] = deque()  # of these, the increments to repeat
 
     def begin_at(self, cursor: dict[str, Any] | None) -> None:
@@ -109,6 +110,7 @@ class Resuming:
             **({"aside": self.stream.aside} if self.stream.aside else {}),
             **({"share": self.sampling.share} if self.sampling.share < 1.0 else {}),
             **({"unsent": self.unsent} if self.unsent else {}),
+            **({"held": self.held} if whole and self.held else {}),
         }
 
     def load(self, path: Path, found: bool = True) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,6 +179,7 @@ class Resuming:
             self.reference.load_state_dict(reference)  # absent if the job had no gate then
         self.stream.aside, self.sampling.share = state.get("aside", []), state.get("share", 1.0)
         self.unsent = dict(state.get("unsent", {}))
+        self.held = dict(state.get("held", {}))
         at_hand = state["increment"]
         self.increment = None
         if at_hand is not None:

@@ -17,9 +17,10 @@ from incr_core.errors import JobError
 from incr_core.job import Job
 from incr_core.loop import Alerts, Loop, Progress
 from incr_core.registry import CHANGE, STOP, RunDirectory, asked
-from incr_core.report import TensorBoard, write_report
+from incr_core.report import write_report
 from incr_core.runs._engine_choice import EngineSettings, engine_chosen
 from incr_core.storage import copy_of
+from incr_core.trackers import Trackers
 
 __all__ = ["OnProgress", "learn"]
 
@@ -53,7 +54,7 @@ def learn(
     baselines = _baselines(job)
     alerts = Alerts.of(job, out)
     with nullcontext() if alerts is None else alerts:
-        finished = _learn_one(job, out, kind, on_progress, job.name, lost, alerts, follow=follow)
+        finished = _learn_one(job, out, kind, on_progress, "", lost, alerts, follow=follow)
     local, _ = engine_chosen(job, "local")
     beside = list[str]()
     for name, baseline in baselines.items() if finished and not follow else ():
@@ -97,28 +98,29 @@ def _learn_one(
     out: Path,
     kind: type[Engine],
     on_progress: OnProgress | None,
-    name: str,
+    baseline: str = "",
     lost: str = "",
     alerts: Alerts | None = None,
     *,
     follow: bool = False,
 ) -> bool:
-    """Learn to the end of the stream. Returns False if a signal requested a stop first."""
+    """Learn to the end of the stream. Returns False if a signal requested a stop first.
+
+    Args:
+        baseline: The name of the baseline to learn; "" for the run itself.
+    """
     stop = threading.Event()
     fingerprint = f"{kind.name}:{job.fingerprint()}"
     with RunDirectory.create(out, job.toml(), fingerprint, keep=job.publish.keep, as_now=Job.as_now) as directory:
         directory.disk = _disk(job, out)
-        tracker = TensorBoard(directory) if job.track.tensorboard else None
 
         def seen(done: Progress) -> None:
-            if tracker is not None:
-                tracker.follow()
             if on_progress is not None:
-                on_progress(name, done)
+                on_progress(baseline or job.name, done)
 
         # A signal between two increments must not end the process either.
         signals = set_by_signals(stop) if follow else nullcontext()
-        try:
+        with Trackers(job, directory, baseline) as trackers:
             listing, settle = Listing(), seconds(job.stream.settle)
             await_files(job.files(), settle)
             listing.is_new(job.files(), _bad_files(directory))
@@ -134,9 +136,7 @@ def _learn_one(
                     more = finished and (_come if follow else _more)(job, listing, directory, settle, stop)
                     if not more:
                         break
-        finally:
-            if tracker is not None:
-                tracker.close()
+            trackers.finished = finished
         write_report(directory)
     return finished
 

@@ -112,22 +112,39 @@ def search_space(job: Job, texts: Sequence[str]) -> list[Range | Choices]:
     return space
 
 
-def drawn_trials(space: Sequence[Range | Choices], count: int, seed: int) -> list[Trial]:
+def drawn_trials(job: Job, space: Sequence[Range | Choices], count: int, seed: int) -> list[Trial]:
     """Return the trials: the job as it is, and `count - 1` draws without repetition, the same for the same seed.
 
-    There are fewer where the choices have fewer combinations.
+    Settings that the job already has are not drawn. There are fewer trials where the choices have fewer combinations.
 
     Example:
-        >>> [trial.settings for trial in drawn_trials([Choices("learner.batch_size", ("32", "64"))], 4, seed=0)]
-        [(), ('learner.batch_size=64',), ('learner.batch_size=32',)]
+        >>> job = Job.from_document(
+        ...     {"stream": {"path": "."}, "features": {"label": "y"}, "learner": {"objective": "binary"}}
+        ... )
+        >>> space = [Choices("learner.batch_size", ("16", "32", "64"))]  # the job has 32
+        >>> [trial.settings for trial in drawn_trials(job, space, 4, seed=0)]
+        [(), ('learner.batch_size=64',), ('learner.batch_size=16',)]
     """
     random = np.random.default_rng(seed)
-    found: dict[tuple[str, ...], None] = {(): None}
+    found, own = dict[tuple[str, ...], None](), set[tuple[str, ...]]()
     for _ in range(100 * count):
-        if len(found) == count:
+        if len(found) == count - 1:
             break
-        found[tuple(one.draw(random) for one in space)] = None
-    return [Trial(number, settings) for number, settings in enumerate(found)]
+        drawn = tuple(one.draw(random) for one in space)
+        if drawn not in found and drawn not in own:
+            if _changes(job, drawn):
+                found[drawn] = None
+            else:
+                own.add(drawn)
+    return [Trial(number, settings) for number, settings in enumerate([(), *found])]
+
+
+def _changes(job: Job, settings: Sequence[str]) -> bool:
+    """Whether these settings make another job. If the job refuses them together, the trial reports it."""
+    try:
+        return job.with_settings(settings) != job
+    except JobError:
+        return True
 
 
 def _dimension(text: str) -> Range | Choices:

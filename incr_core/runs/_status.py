@@ -30,6 +30,7 @@ class Status:
         stop_asked: Whether the run is asked to stop.
         clients: Standing of each client of a federated run (`report.Standing`), the worst first.
         slices: Standing of each slice of a job with `features.slices` (`report.SliceStanding`), the worst first.
+        judged: Whether a gate judges each version before it is served, as of the latest one.
         held: Reason why the gate holds the latest version back; "" if it does not.
         held_in_a_row: Number of versions held back in a row, including the latest.
         detached: For a detached run that is being learned, its place and the number of processes of its loop so far.
@@ -50,6 +51,7 @@ class Status:
     events: dict[str, int]
     committed: str | None
     stop_asked: bool
+    judged: bool = False
     held: str = ""
     held_in_a_row: int = 0
     clients: list[dict[str, Any]] = field(default_factory=list)
@@ -84,6 +86,7 @@ class Status:
             stop_asked=asked(directory.path, STOP),
             clients=[one.document() for one in standings(directory.table("clients"))],
             slices=[one.document() for one in slice_standings(metrics)],
+            judged="gate" in last,
             held=held_back(last),
             held_in_a_row=last.get("gate", {}).get("held", 0),
             **_kept(directory),

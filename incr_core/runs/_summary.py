@@ -36,7 +36,7 @@ class Summary:
         rows_pending: If simulated clients may be absent, the rows of each client that are not learned yet.
         slices: For a job with `features.slices`, the rows scored of each slice and the metrics on them.
         rows_dropped: Rows not learned because of `limits`.
-        bytes_judging: Bytes exchanged with clients to judge versions for the gate, which are in no increment's bytes.
+        bytes_judging: Bytes sent between server and clients to judge versions, which `bytes_exchanged` does not count.
         privacy: Spent and total budget of `federated.privacy`, with delta and the current clip.
 
     Example:
@@ -71,6 +71,7 @@ class Summary:
     privacy: dict[str, float] | None = None
     slices: dict[str, dict[str, float]] | None = None
     rows_dropped: int | None = None
+    bytes_judging: int | None = None
 
     @classmethod
     def of(cls, document: Mapping[str, Any]) -> Self:

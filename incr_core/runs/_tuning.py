@@ -110,7 +110,7 @@ def tune(
     tuner = engine_named(on).tuner
     if tuner is None:
         raise ArgumentError(f"on: expected an engine that runs trials side by side, such as cluster, got {on}")
-    written = Job.written(path).changed({"baselines": {}})
+    written = Job.written(path).changed({"baselines": {}, "track": {}})
     dimensions = search_space(written, space)
     folder = Path(out or f"runs/{written.name}-tune").absolute()
     job = written.resolved()
@@ -122,7 +122,7 @@ def tune(
         "seed": seed,
     }
     _claim(folder, search)
-    drawn, objective = drawn_trials(dimensions, trials, seed), job.objective()
+    drawn, objective = drawn_trials(written, dimensions, trials, seed), job.objective()
     learn = partial(_learn, job.model_dump(), folder / TRIALS, rows)
     outcomes = tuner(
         drawn,

@@ -24,7 +24,7 @@ from incr_core.serving._live_rates import LiveRates, file_name, is_read
 from incr_core.serving._request import RequestError, document_in
 from incr_core.storage import parquet_bytes, storage, write_atomically
 
-__all__ = ["Feedback"]
+__all__ = ["Feedback", "require_raw_rows"]
 
 TIDY = 1.0
 """Seconds after which the journal is tidied, and labels that other processes received are read."""
@@ -44,11 +44,7 @@ class Feedback:
     """
 
     def __init__(self, journal: Journal, job: Job, folder: Path, every: float = 60.0) -> None:
-        if job.features.prepare is not None:
-            raise ArgumentError(
-                "journal: expected a job without features.prepare, whose raw rows a journal does not keep, got "
-                f"{job.features.prepare!r}; serve without a journal, and write labelled rows to the stream yourself"
-            )
+        require_raw_rows(job.features.prepare)
         self.journal, self.folder, self.every = journal, folder, every
         with storage(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -72,7 +68,12 @@ class Feedback:
             champion.tell(self.live.begin)
 
     def keep(self, questions: Sequence[Question], answers: Sequence[dict[str, Any]]) -> None:
-        """Keep the rows that were answered, and put their ids beside the answers."""
+        """Keep the rows that were answered, and put their ids beside the answers.
+
+        A row whose time of prediction cannot be read is refused, as the stream would refuse it with its label.
+        """
+        for question, answer in zip(questions, answers, strict=True):
+            self._refuse_untimed(question, answer)
         kept = [
             (self._rows.kept(row), prediction)
             for question, answer in zip(questions, answers, strict=True)
@@ -82,6 +83,15 @@ class Feedback:
         ids = iter(self.journal.record(kept, questions[0].asked.version.number) if kept else ())
         for answer in answers:
             answer["ids"] = [None if prediction is None else next(ids) for prediction in answer["predictions"]]
+
+    def _refuse_untimed(self, question: Question, answer: dict[str, Any]) -> None:
+        predictions, name = answer["predictions"], self._rows.predict_at
+        untimed = [row for row in self._rows.untimed(question.given) if predictions[row] is not None]
+        for row in untimed:
+            predictions[row] = None
+            answer["refused"].append({"row": row, "column": name, "reason": "expected a time, got another value"})
+        if untimed:
+            answer["refused"].sort(key=lambda one: one["row"])
 
     def take(self, body: bytes, most: int) -> dict[str, Any]:
         """The labels in a body, {"feedback": [{"id": ..., "label": ...}, ...]}; what was accepted is on the disk.
@@ -231,6 +241,15 @@ class Feedback:
             if self.fault is None:
                 print(f"incr: {error}", file=sys.stderr, flush=True)
             self.fault = str(error)
+
+
+def require_raw_rows(prepare: str | None) -> None:
+    """Raise ArgumentError if a function prepares the rows: a journal keeps the columns of the model, not raw ones."""
+    if prepare is not None:
+        raise ArgumentError(
+            "journal: expected a job without features.prepare, whose raw rows a journal does not keep, got "
+            f"{prepare!r}; serve without a journal, and write labelled rows to the stream yourself"
+        )
 
 
 def _told_in(body: bytes, most: int) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
@@ -49,6 +50,15 @@ class LabelledRows:
         """What of a row to predict is worth keeping: the job's columns."""
         known = (*self._columns, self.predict_at)
         return {name: row[name] for name in known if name in row}
+
+    def untimed(self, rows: Sequence[Mapping[str, Any]]) -> list[int]:
+        """Return the places of rows to predict whose time cannot be read; no label of such a row could be used."""
+        told = {place: row[self.predict_at] for place, row in enumerate(rows) if row.get(self.predict_at) is not None}
+        if told and all(isinstance(time, str) for time in told.values()):
+            with suppress(StreamError):  # some with a zone, some without
+                read = moments(pa.chunked_array([pa.array(list(told.values()))]), self.predict_at, self._zone)
+                return [place for place, known in zip(told, read.known, strict=True) if not known]
+        return [place for place, time in told.items() if not self._is_time(time)]
 
     def checked(self, told: Mapping[str, Any], of: JournalledRow) -> dict[str, Any]:
         """What is told of a row, its label and more columns, as it is kept; RequestError where it is of no use."""
@@ -153,6 +163,13 @@ class LabelledRows:
             except StreamError:  # some with a zone, some without
                 pass
         return [self._predicted(one) for one in rows]
+
+    def _is_time(self, told: Any) -> bool:
+        try:
+            self._micros(told, self.predict_at)
+        except StreamError:
+            return False
+        return True
 
     def _micros(self, told: Any, name: str) -> int:
         """The microseconds of a time."""

@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
+from incr_core.registry import RunDirectory
 from incr_core.serving._app import MAX_BYTES, MAX_ROWS, App
 from incr_core.serving._board import Board
 from incr_core.serving._champion import Champion
-from incr_core.serving._feedback import Feedback
+from incr_core.serving._feedback import Feedback, require_raw_rows
 from incr_core.serving._guard import Guard
 from incr_core.serving._journals import is_postgres, open_journal
 from incr_core.serving._shadow import Shadow
@@ -70,6 +71,11 @@ class Serving:
             raise ArgumentError(
                 "--journal: expected --labelled FOLDER with a PostgreSQL, which has no folder; name one"
             )
+
+    def check_run(self, directory: str | Path) -> None:
+        """Raise ArgumentError where a run cannot be served like this, before a journal is created for it."""
+        if self.journal is not None:
+            require_raw_rows(RunDirectory.open(directory).job()["features"].get("prepare"))
 
     def token(self) -> str | None:
         """The token that requests must bring along; None where there is none."""

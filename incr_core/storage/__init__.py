@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from incr_core.storage._model_hash import model_sha256
     from incr_core.storage._object_store import ObjectStore
     from incr_core.storage._tables import arrow_bytes, parquet_bytes, read_table
-    from incr_core.storage._working_copy import bring, copy_of, expose, located, lock_of, told, withdraw
+    from incr_core.storage._working_copy import bring, copy_of, expose, exposed, located, lock_of, told, withdraw
     from incr_core.storage._writer import Writer
 else:
     __getattr__, __dir__ = exported(__name__)
@@ -39,6 +39,7 @@ __all__ = [
     "checksummed",
     "copy_of",
     "expose",
+    "exposed",
     "file_system",
     "is_address",
     "located",

@@ -32,9 +32,9 @@ from incr_core.storage._scratch_folder import ScratchFolder
 from incr_core.storage._snapshots import Snapshot, Snapshots
 from incr_core.storage._writer import Writer
 
-__all__ = ["WorkingCopy", "bring", "copy_of", "expose", "located", "lock_of", "told", "withdraw"]
+__all__ = ["WorkingCopy", "bring", "copy_of", "expose", "exposed", "located", "lock_of", "told", "withdraw"]
 
-OWN = ("requests", "tensorboard", "report.html")
+OWN = ("requests", "tensorboard", "trackers", "report.html")
 """Names, at any depth, that are not files of the run; the same holds for names with a leading dot."""
 
 LAZY = (".safetensors", ".arrow", ".zip")
@@ -331,6 +331,18 @@ def expose(path: Path) -> None:
     copy = copy_of(path)
     if copy is not None:
         copy.store.put(path.relative_to(copy.folder).as_posix(), path.read_bytes())
+
+
+def exposed(path: Path) -> bytes | None:
+    """Return the content of a file that `expose` may have put in the run's store; None if there is none.
+
+    Example:
+        >>> exposed(Path("/nowhere/trackers/lines.json"))
+    """
+    copy = copy_of(path)
+    if copy is not None:
+        return copy.store.get(path.relative_to(copy.folder).as_posix())
+    return path.read_bytes() if path.exists() else None
 
 
 def withdraw(path: Path) -> None:

@@ -8,8 +8,9 @@ import pytest
 
 from incr_core.commands.audit import audit
 from incr_core.engines import LocalEngine
+from incr_core.loop import Loop
 from incr_core.registry import RunDirectory
-from incr_core.runs import change
+from incr_core.runs import Summary, change
 from tests.support.federated_runs import finish
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.poisoned import BY_DAY, flipped, job, stream, timed
@@ -54,6 +55,20 @@ def test_law_3_rows_are_held_back_by_one_client_as_in_one_process(tmp_path: Path
     ]
     assert [one["promoted"] for one in gates["two"]][:22] == [True] * 20 + [False] * 2
     assert not audit(tmp_path / "two").violations
+
+
+def test_the_summary_of_a_run_counts_the_bytes_of_judging_apart(tmp_path: Path) -> None:
+    judged = job(tmp_path / "days", stream(flipped, 0, 3), 'federated.clients="blocks:2"')
+    with RunDirectory.create(tmp_path / "run", judged.toml(), judged.fingerprint()) as directory:
+        engine = on(InProcessGrid(2))(judged, tmp_path / "run")
+        try:
+            Loop(judged, engine, directory).run_to_summary()
+        finally:
+            engine.close()
+    summary = Summary.read(tmp_path / "run")
+    exchanged = RunDirectory.open(tmp_path / "run").table("metrics")["bytes_exchanged"].to_pylist()
+    assert summary.bytes_exchanged == sum(exchanged)
+    assert (summary.bytes_judging or 0) > 0
 
 
 def test_clients_go_back_with_the_server(tmp_path: Path) -> None:

@@ -8,10 +8,10 @@ import pytest
 from flwr.app import Message
 
 from federated._client_failures import FAILURE
-from federated._records import unpack
-from federated.client_app import ANCHOR, ORDER
+from federated._message_records import ORDER
 from tests.support.federated_runs import Result, finish
 from tests.support.federations import deployed, each_row_once, federation
+from tests.support.heard_anchors import HeardAnchors
 from tests.support.hostile_client import HOSTILE as ANSWERS
 from tests.support.hostile_server import HOSTILE as ORDERS
 from tests.support.hostile_server import asks
@@ -54,10 +54,12 @@ def test_a_hostile_server_gets_nothing_and_changes_nothing(
     (home / "blue" / "planted.py").write_text(f"open({str(home / 'ran')!r}, 'w')\n\nModel = print\n")
     before, left, told = contents(home), list(ORDERS), dict[str, Message | None]()
 
+    anchors = HeardAnchors()
+
     def first(message: Message, name: str) -> None:
+        anchor = anchors.hear(message)
         if name == "blue" and message.metadata.message_type == "train.learn":
             order = dict(message.content.config_records[ORDER])
-            anchor = unpack(message.content.array_records[ANCHOR], copy=True)
             for kind in [left.pop() for _ in range(min(20, len(left)))]:
                 told[kind] = asks(files[0], ORDERS[kind], order, anchor)
 

@@ -14,8 +14,9 @@ from flwr.app import Message
 
 from federated._client_failures import FAILURE
 from federated._held_back import HeldBack
-from federated._records import told, unpack
-from federated.client_app import ANCHOR, ORDER, WORK
+from federated._known_tensors import tensors_of
+from federated._message_records import ORDER, WORK
+from federated._records import told
 from incr_core.data.encoding import Slices
 from incr_core.data.timeline import Tick
 from incr_core.registry import RunDirectory
@@ -23,6 +24,7 @@ from incr_core.rounds import Arrival
 from tests.support import federations
 from tests.support.federated_runs import finish
 from tests.support.federations import OWNERS, all_rows, deployed, federation, ledgers
+from tests.support.heard_anchors import HeardAnchors
 from tests.support.hostile_server import asks, orders, reviews
 from tests.support.owners_grid import OwnersGrid
 
@@ -125,18 +127,19 @@ def test_a_server_that_asks_about_fewer_rows_hears_nothing(own: tuple[str, ...],
     files = windows_of_ten(tmp_path)
     asked: dict[str, Any] = {}
     updates: list[int] = []
+    anchors = HeardAnchors()
 
     def hears(message: Message, name: str) -> None:
-        asked[name] = message.content
+        asked[name] = message.content, anchors.hear(message)
 
     def listens(reply: Message, name: str) -> None:
         if reply.metadata.message_type != "evaluate.receive" or name != "red" or told(reply.content)["arrival"] is None:
             return
         if told(reply.content)["arrival"]["labelled"] or not told(reply.content)["holds"]:
             return
-        order = dict(asked[name].config_records[ORDER])
+        content, anchor = asked[name]
+        order = dict(content.config_records[ORDER])
         order["generation"] = reply.content.config_records[WORK]["generation"]
-        anchor = unpack(asked[name].array_records[ANCHOR], copy=True)
         for action in ("train.learn", "train.skip"):
             answer = asks(files[2], orders(action), order, anchor)
             assert answer is not None
@@ -144,7 +147,7 @@ def test_a_server_that_asks_about_fewer_rows_hears_nothing(own: tuple[str, ...],
         answer = asks(files[2], reviews([0, 1, 2, 0, 1, 2, 0, 1, 2, 0]), order, anchor)
         assert answer is not None
         updates.append(told(answer.content)["rows"])
-        learned_nothing = unpack(answer.content.array_records["weights"])
+        learned_nothing = tensors_of(answer.content, "weights", anchor)
         assert all(torch.equal(learned_nothing[name], value) for name, value in anchor.items())
         answer = asks(files[2], orders("train.consolidate"), order, anchor)
         assert answer is not None

@@ -14,11 +14,11 @@ import pytest
 import torch
 from flwr.app import ConfigRecord, Message
 
+from federated._arrival_checks import COUNTS
 from federated._client_file import ClientFile
 from federated._consent import Declined, offered
 from federated._owner import Owner, describe
 from federated._records import tell, told
-from federated._replies import COUNTS
 from incr_core.errors import StorageError, WorkerLost
 from incr_core.registry import RunDirectory
 from incr_core.storage import model_sha256

@@ -14,14 +14,15 @@ import torch
 from flwr.app import ConfigRecord, Message, RecordDict
 
 from federated._client_file import ClientFile
+from federated._message_records import ORDER
 from federated._privacy_budget import PrivacyBudget
-from federated._records import pack, told, unpack
-from federated.client_app import ANCHOR, ORDER
+from federated._records import told, unpack
 from incr_core.errors import IncrError, JobError
 from incr_core.job import ClientPrivacy
 from incr_core.registry import RunDirectory
 from tests.support.federated_runs import events, finish
 from tests.support.federations import OWNERS, all_rows, deployed, ledgers, simulated
+from tests.support.heard_anchors import HeardAnchors, carrying
 from tests.support.in_process_grid import InProcessGrid, on
 from tests.support.owners_grid import OwnersGrid
 
@@ -128,11 +129,14 @@ def test_a_server_that_asks_otherwise_hears_other_noise_and_the_budget_pays(
             answers.append(unpack(reply.content.array_records["weights"]))
             if len(answers) == 1:
                 for change in (0.0, 1e-3):
-                    _ask_again(lent, asked[-1], change)
+                    _ask_again(lent, *asked[-1], change)
+
+    heard = HeardAnchors()
 
     def hears(message: Message, name: str) -> None:
-        if name == "red" and message.metadata.message_type == "train.learn":
-            asked.append(message)
+        anchor = heard.hear(message)
+        if name == "red" and message.metadata.message_type == "train.learn" and not answers:
+            asked.append((message, anchor))
 
     lent.spoils, lent.lost = again, hears
     finish(job, tmp_path / "run", lent.engine)
@@ -160,11 +164,14 @@ def test_the_same_question_under_another_promise_is_another_one(
             answers.append(unpack(reply.content.array_records["weights"], copy=True))
             if len(answers) == 1:
                 promises(files, f'epsilon = 60.0\n{changed}\nunit = "{unit}"', "red")
-                _ask_again(lent, asked[-1], 0.0)
+                _ask_again(lent, *asked[-1])
+
+    heard = HeardAnchors()
 
     def hears(message: Message, name: str) -> None:
-        if name == "red" and message.metadata.message_type == "train.learn":
-            asked.append(message)
+        anchor = heard.hear(message)
+        if name == "red" and message.metadata.message_type == "train.learn" and not answers:
+            asked.append((message, anchor))
 
     lent.spoils, lent.lost = again, hears
     finish(deployed(*PRIVATE), tmp_path / "run", lent.engine, stop_after=1)
@@ -208,12 +215,9 @@ def test_a_client_that_has_learned_tells_of_the_model_without_its_weights(
     assert {owner: sorted(rows) for owner, rows in ledgers(tmp_path).items()} == all_rows(tmp_path)
 
 
-def _ask_again(grid: OwnersGrid, message: Message, change: float) -> None:
-    content = message.content
-    anchor = unpack(content.array_records[ANCHOR])
-    if change:
-        anchor["model.layers.0.bias"] += change
-    asked = Message(RecordDict({**content, ANCHOR: pack(anchor)}), message.metadata.dst_node_id, "train.learn")
+def _ask_again(grid: OwnersGrid, message: Message, anchor: dict[str, torch.Tensor], change: float = 0.0) -> None:
+    anchor["model.layers.0.bias"] += change
+    asked = Message(RecordDict({**message.content, **carrying(anchor)}), message.metadata.dst_node_id, "train.learn")
     grid.push_messages([asked])
 
 

@@ -14,11 +14,12 @@ import pytest
 import torch
 from flwr.app import Error, Message, RecordDict
 
+from federated._arrival_checks import _check_ids, check_sums
+from federated._asked import Asked, Known, Refused, sums_of
 from federated._cohort import ClientCohort, Terms
-from federated._records import told, unpack
-from federated._replies import Asked, Known, Refused, _check_ids, _check_sums, checked, named, sums_of
+from federated._records import told
+from federated._replies import checked, named
 from federated._roster import Roster
-from federated.client_app import ANCHOR
 from incr_core.errors import CheckpointError
 from incr_core.metrics import FINE, TRIVIAL
 from incr_core.models import IdTable, merge_rules
@@ -28,6 +29,7 @@ from incr_core.storage import packing
 from incr_core.update import Update
 from tests.support.federated_runs import finish
 from tests.support.federations import deployed, each_row_once, federation
+from tests.support.heard_anchors import HeardAnchors
 from tests.support.hostile_client import HOSTILE, tells
 from tests.support.owners_grid import OwnersGrid
 
@@ -38,7 +40,7 @@ pytestmark = pytest.mark.flower
 def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Asked, Message]]:
     """A question of each kind, and what an honest client has answered."""
     folder = tmp_path_factory.mktemp("honest")
-    asked: dict[str, RecordDict] = {}
+    asked: dict[str, dict[str, torch.Tensor]] = {}
     found: dict[str, tuple[Asked, Message]] = {}
     job = deployed("strategy=[{name='ewc'}]", "federated.min_clients=1")
     objective = job.objective()
@@ -46,8 +48,10 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Asked, M
     probes = [max(1, len(probe.columns)) for probe in job.probes()]
     known = Known(sums_of(objective), probes, timed=True, step=16, passes=2, trivial=trivial)
 
+    anchors = HeardAnchors()
+
     def hears(message: Message, name: str) -> None:
-        asked[message.metadata.message_type] = message.content
+        asked[message.metadata.message_type] = anchors.hear(message)
 
     def listens(reply: Message, name: str) -> None:
         action = reply.metadata.message_type
@@ -57,11 +61,9 @@ def honest(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Asked, M
             return
         if action == "query.open" and not told(reply.content)["weights"]:
             return
-        records = asked[action].array_records
-        anchor = unpack(records[ANCHOR], copy=True) if ANCHOR in records else {}
         shared = told(found["query.open"][1].content)["shared"] if "query.open" in found else {}
         work = reply.content.config_records["work"]
-        found[action] = Asked(action, anchor, shared, 1000, int(str(work["generation"])) - 1, known), reply
+        found[action] = Asked(action, asked[action], shared, 1000, int(str(work["generation"])) - 1, known), reply
 
     with OwnersGrid(federation(folder)[:1], lost=hears, spoils=listens) as grid:
         finish(job, folder / "run", grid.engine)
@@ -115,9 +117,9 @@ def test_sums_of_trivial_predictions_have_the_jobs_shape(
 ) -> None:
     known = honest["evaluate.receive"][0].known
     assert known.trivial == (2, 2)
-    _check_sums({TRIVIAL: np.ones((2, 2))}, known)
+    check_sums({TRIVIAL: np.ones((2, 2))}, known)
     with pytest.raises(Refused, match="sums for"):
-        _check_sums({TRIVIAL: sums}, known)
+        check_sums({TRIVIAL: sums}, known)
 
 
 @pytest.mark.parametrize(
@@ -138,11 +140,11 @@ def test_coarse_sums_of_a_slice_are_those_of_the_job_and_no_others(objective: Ob
     whole = {name: np.zeros((1,) * dimensions) for name, dimensions in sums_of(objective).items()}
     coarse = {name: value for name, value in whole.items() if name not in FINE}
     known = Known(sums_of(objective))
-    _check_sums(whole, known)
-    _check_sums(coarse, known, coarse=True)
+    check_sums(whole, known)
+    check_sums(coarse, known, coarse=True)
     for wrong in ({**coarse, TRIVIAL: np.zeros((2, 2))}, {**coarse, "more": np.zeros(1)}):
         with pytest.raises(Refused, match="sums for other metrics"):
-            _check_sums(wrong, known, coarse=True)
+            check_sums(wrong, known, coarse=True)
 
 
 def with_content(answer: Message, content: RecordDict) -> Message:

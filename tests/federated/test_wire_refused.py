@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from flwr.app import Message, RecordDict
 
+from federated._asked import Asked, Refused
 from federated._flower_privates import flat_array
 from federated._records import pack, unpack
-from federated._replies import Asked, Refused, _check_weights, _decode
+from federated._replies import _check_weights, _decode
 from federated._wire import CODES, Wire
 from incr_core.errors import EngineError, JobError
 from incr_core.registry import RunDirectory

@@ -73,6 +73,7 @@ def test_a_resolved_job_reads_back_as_itself(table: Path) -> None:
         "cluster.replicas=7",
         "cluster.gpus=0.3333",
         "learner.graphs=true",
+        "model.encoder_cache=1GB",
         "publish.keep=3",
     ],
 )
@@ -167,6 +168,15 @@ def test_a_typo_is_named_with_the_nearest_known_key(table: Path, change: tuple[s
         ),
         (["stream.path=''"], 'stream.path: expected some text, got ""; change it'),
         (["review={every=0}"], "review.every: expected at least 1, got 0; change it"),
+        (
+            ["limits.memory='2GB'"],
+            'limits.memory: expected a number of gigabytes, got "2GB"; write it without quotes and',
+        ),
+        (["limits.cpu_seconds='2s'"], 'limits.cpu_seconds: expected a number of seconds, got "2s"; write'),
+        (
+            ["model.encoder_cache='1 parsec'"],
+            "encoder_cache: expected a size such as \"64MB\", got '1 parsec'; write",
+        ),
         (["learner.clip=0"], "learner.clip: expected more than 0, got 0; change it, or leave it out"),
         (["cluster.gpus=0.5", "cluster.shards=2"], "cluster.gpus: expected 1 where replicas are sharded, .* got 0.5"),
         (

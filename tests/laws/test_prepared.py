@@ -9,6 +9,7 @@ import pyarrow.csv as csv
 import pyarrow.parquet as pq
 import pytest
 
+from incr_core.commands.cli import main
 from incr_core.engines import LocalEngine
 from incr_core.errors import JobError
 from incr_core.job import Job
@@ -91,6 +92,13 @@ def test_the_types_of_the_first_rows_are_kept_by_the_run(tmp_path: Path) -> None
     finish(job(tmp_path / "rows"), tmp_path / "run", LocalEngine)
     kept = Run(tmp_path / "run").job.features.prepare_types
     assert kept == {"when": "timestamp[us]", "kg": "double", "cm": "int64", "who": "string", "fat": "int64"}
+
+
+def test_a_journal_is_refused_before_it_is_created(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    finish(job(tmp_path / "rows"), tmp_path / "run", LocalEngine)
+    assert main(["serve", str(tmp_path / "run"), "--journal", str(tmp_path / "journal")]) == 2
+    assert "expected a job without features.prepare, whose raw rows a journal does not keep" in capsys.readouterr().err
+    assert not (tmp_path / "journal").exists()
 
 
 def test_a_type_of_one_column_leaves_the_others_in_a_request(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 import torch
 
 from incr_core.commands.audit import audit
+from incr_core.commands.status import described
 from incr_core.data import OFFSET_BITS
 from incr_core.registry import RunDirectory, loop_state
 from incr_core.runs import Run, Status, open_run
@@ -57,6 +58,17 @@ def test_what_recovers_is_promoted_and_the_poisoned_rows_are_no_past(flipped_for
     days = torch.cat([one["rows"]["rows"] for one in state["reference"]["past"]]) >> OFFSET_BITS
     assert {20, 21} & {*days.tolist()} == set()
     assert run.table("events")["kind"].to_pylist() == ["held"] * len(held(run)) + ["promoted"]
+
+
+def test_the_status_says_that_the_gate_is_on_where_it_holds_nothing_now(
+    flipped_for_two_days: Run, tmp_path: Path
+) -> None:
+    judges = "the gate judges each version before it is served; held so far: "
+    assert f"  {judges}{len(held(flipped_for_two_days))}\n" in described(Status.of(flipped_for_two_days.path))
+    days = stream(flipped, 0, 2)
+    for gate, line in ((None, f"  {judges}0\n"), (False, None)):
+        told = described(Status.of(learned(tmp_path / str(gate), days, gate=gate).path))
+        assert judges not in told if line is None else line in told
 
 
 @pytest.mark.slow

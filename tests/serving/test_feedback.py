@@ -21,7 +21,7 @@ from incr_core.job import Job
 from incr_core.runs import Run, run
 from incr_core.serving import App, Champion, Feedback, JournalledRow, RequestError, SqliteJournal, erase_in_journal
 from incr_core.serving._labelled_rows import LabelledRows
-from tests.support.asked import ROW, Asking, learned
+from tests.support.asked import ROW, Asking, learned, learned_folder
 from tests.support.objective_jobs import counted, job
 
 
@@ -91,6 +91,23 @@ def test_a_label_joins_its_row_with_both_times(served: Served) -> None:
     assert known[1] == 1577854800 * SECOND
     # Nothing is written twice.
     assert len(served.files()) == 2
+
+
+def test_a_row_whose_time_no_label_could_use_is_refused(tmp_path: Path) -> None:
+    """The model of this run does not look at times, so nothing else reads them before the label comes."""
+    served = Served(learned_folder(tmp_path)[0], tmp_path)
+    known: list[Any] = ["2020-01-01T03:00", "2020-01-01T03:00Z", 1577847600, None]
+    unknown: list[Any] = ["soon", "", True, [1], {}]
+    for times in (["2020-01-01", "soon"], [*known, *unknown]):
+        answer = served.predict(*[{**ROW, "predicted_at": time} for time in times])
+        bad = [place for place, time in enumerate(times) if time in unknown]
+        reason = "expected a time, got another value"
+        assert answer["refused"] == [{"row": place, "column": "predicted_at", "reason": reason} for place in bad]
+        for listed in ("predictions", "ids"):
+            assert [place for place, one in enumerate(answer[listed]) if one is None] == bad
+        for name in filter(None, answer["ids"]):
+            assert served.tell({"id": name, "label": 1, "label_at": "2030-01-01"})[0] == 200
+    served.close()
 
 
 def test_what_is_of_no_use_is_counted_and_refused_in_a_line(served: Served) -> None:

@@ -32,6 +32,8 @@ STAGES = (
     "hand over",
     "before it saves",
     "after it has saved",
+    "judge",
+    "follow the verdict",
 )
 
 
@@ -78,6 +80,8 @@ class Befalls(Strategy):
             "hand over": (FlatTensors, "of"),
             "before it saves": (Snapshot, "write"),
             "after it has saved": (Snapshot, "write"),
+            "judge": (Contributor, "judge"),
+            "follow the verdict": (Contributor, "order"),
             "step": (Befalls, "stepped"),
         }
         for stage in self.stages:

@@ -11,8 +11,9 @@ import torch
 from flwr.app import Array, ArrayRecord, ConfigRecord, RecordDict
 
 from federated._flower_privates import flat_array
+from federated._known_tensors import SAME
+from federated._message_records import SHARED, WORK
 from federated._records import pack, tell, told, unpack
-from federated.client_app import SHARED, WORK
 from incr_core.metrics import Packed
 
 __all__ = ["HOSTILE", "Spoil", "tells"]
@@ -107,6 +108,22 @@ def layout(change: Callable[[Any], Any]) -> Spoil:
     return spoil
 
 
+def equals(key: str, equal: object) -> Spoil:
+    """Names of tensors of the anchor in place of tensors."""
+
+    def spoil(content: RecordDict) -> None:
+        content[SAME] = ConfigRecord({**content.config_records[SAME], key: json.dumps(equal)})
+
+    return spoil
+
+
+def swaps(content: RecordDict) -> None:
+    """Leave a weight out, and name one of another shape in its place."""
+    packs("weights", lambda all: all.pop("model.layers.0.bias"))(content)
+    honest = json.loads(str(content.config_records[SAME]["weights"]))
+    equals("weights", [*honest, [0, "model.layers.0.bias", "model.layers.0.weight"]])(content)
+
+
 def empties(content: RecordDict) -> None:
     content.clear()
 
@@ -161,6 +178,14 @@ HOSTILE: dict[str, tuple[str, Spoil, str]] = {
     "weights of another shape": (LEARN, packs("weights", set_first(lambda w: w[:1])), "was sent"),
     "weights of another type": (LEARN, packs("weights", set_first(lambda w: w.half())), "was sent"),
     "weights by other names": (LEARN, packs("weights", lambda all: all.pop(first(all))), "weights by other names"),
+    "weights that equal none": (LEARN, equals("weights", [[0, "model.layers.0.weight", "../x"]]), "cannot be read"),
+    "weights that equal others": (
+        LEARN,
+        equals("weights", [[0, "objective.x", "model.layers.0.bias"]]),
+        "by other names",
+    ),
+    "weights that equal those of another shape": (LEARN, swaps, "was sent"),
+    "weights that equal no tensors": (LEARN, equals("weights", MARKUP), "cannot be read"),
     "weights far away": (LEARN, packs("weights", set_first(lambda w: w + 1e6)), "moved by "),
     "a pickle": (LEARN, pickles, "cannot be read"),
     "a layout beyond its buffer": (

@@ -11,9 +11,13 @@ import torch
 from flwr.app import ConfigRecord, Context, Message, RecordDict
 
 from federated._consent import offered
+from federated._holdings import Holdings
+from federated._known_tensors import version_of
+from federated._message_records import ANCHOR, ORDER, ROWS, SHARED
 from federated._records import pack
-from federated.client_app import ANCHOR, ORDER, ROWS, SHARED, app
+from federated.client_app import app
 from tests.support.federations import deployed
+from tests.support.heard_anchors import carrying
 
 __all__ = ["HOSTILE", "Orders", "asks"]
 
@@ -25,7 +29,7 @@ def orders(action: str, **changes: Any) -> Orders:
     """Another order."""
 
     def make(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
-        return action, RecordDict({ANCHOR: pack(anchor), ORDER: ConfigRecord({**order, "first": True, **changes})})
+        return action, RecordDict({**carrying(anchor), ORDER: ConfigRecord({**order, "first": True, **changes})})
 
     return make
 
@@ -54,7 +58,7 @@ def sends(action: str, change: Callable[[dict[str, torch.Tensor]], object]) -> O
     def make(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
         tensors = {name: value.clone() for name, value in anchor.items()}
         change(tensors)
-        return action, RecordDict({ANCHOR: pack(tensors), ORDER: ConfigRecord({**order, "first": True})})
+        return action, RecordDict({**carrying(tensors), ORDER: ConfigRecord({**order, "first": True})})
 
     return make
 
@@ -64,7 +68,7 @@ def reviews(rows: list[int]) -> Orders:
 
     def make(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
         numbers = pack({"rows": torch.tensor(rows, dtype=torch.int64)})
-        content = RecordDict({ANCHOR: pack(anchor), ROWS: numbers, ORDER: ConfigRecord(dict(order))})
+        content = RecordDict({**carrying(anchor), ROWS: numbers, ORDER: ConfigRecord(dict(order))})
         return "train.review", content
 
     return make
@@ -74,8 +78,20 @@ def follows(**told: Any) -> Orders:
     return orders("train.follow", orders=json.dumps(told))
 
 
+def versions(**changes: str) -> Orders:
+    """Changes of an anchor, of another version than those that there are, or equal to tensors that are none."""
+
+    def make(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
+        records = carrying(anchor)
+        beside = version_of(ANCHOR)
+        records[beside] = ConfigRecord({**records[beside], **changes})
+        return "train.learn", RecordDict({**records, ORDER: ConfigRecord({**order, "first": True})})
+
+    return make
+
+
 def shares(order: Mapping[str, Any], anchor: Mapping[str, torch.Tensor]) -> tuple[str, RecordDict]:
-    content = RecordDict({ANCHOR: pack(anchor), SHARED: pack({"../x": torch.ones(3)})})
+    content = RecordDict({**carrying(anchor), **Holdings(SHARED).sending({"../x": torch.ones(3)}).records(0)})
     content[ORDER] = ConfigRecord({**order, "orders": "{}"})
     return "train.follow", content
 
@@ -121,6 +137,10 @@ HOSTILE: dict[str, Orders] = {
     "rows that it never had": reviews([1 << 39]),
     "rows of a negative number": reviews([-1, -2]),
     "a state that is shared by other names": shares,
+    "changes of no version": versions(since="../../x"),
+    "changes without an end": versions(since="f" * 10_000_000),
+    "a tensor of the anchor that is none": versions(equal=json.dumps({"model.layers.0.weight": "../x"})),
+    "equal tensors in a tree": versions(equal="[" * 100_000),
     # what is ordered besides
     "a memory without end": follows(enlarge=1e15),
     "a rate that is none": follows(rate="fast"),

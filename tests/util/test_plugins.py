@@ -21,6 +21,7 @@ from incr_core.models.adapt import ADAPTATIONS
 from incr_core.objectives import OBJECTIVES
 from incr_core.rounds import OUTERS
 from incr_core.strategies import STRATEGIES
+from incr_core.trackers import TRACKERS
 from tests.support.repository import ROOT
 
 CATALOGUES: dict[str, tuple[str, Catalogue[Any]]] = {
@@ -34,6 +35,7 @@ CATALOGUES: dict[str, tuple[str, Catalogue[Any]]] = {
     "outer_steps": ("outer.name", OUTERS),
     "sources": ("stream.path", SOURCES),
     "prepares": ("features.prepare", PREPARES),
+    "trackers": ("track.callbacks", TRACKERS),
     "engines": ("on", ENGINES),
 }
 """By the end of the group's name: a place that names one, and the catalogue."""
