@@ -91,8 +91,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                         data, held = days(Path(place) / "data")
                         for form, scores in measured(adapt, seed, data, held, Path(place)).items():
                             kept.add({"learned": name, "exported": form, "seed": seed}, scores)
-                if (scores := kept.find(run)) is not None:
-                    found.setdefault(export, []).append(scores)
+                if (line := kept.find(run)) is not None:
+                    found.setdefault(export, []).append(line)
         for export, lines in found.items():
             means = {key: spread([line[key] for line in lines])[0] for key in lines[0]}
             print(
