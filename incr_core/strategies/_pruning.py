@@ -40,8 +40,8 @@ class Pruning(Strategy):
         initial: s_0, the share at increment `start`.
         start: Increments that are learned before the schedule starts.
         over: Increments until the final share. 1 prunes at once.
-        scope: "layer": each layer has the share s_t. "global": all layers together have it, so that layers with small
-            weights lose more.
+        scope: "global": all layers together have the share s_t, so that layers with small weights lose more. "layer":
+            each layer has it.
 
     Example:
         >>> from torch import nn
@@ -71,7 +71,7 @@ class Pruning(Strategy):
         initial: float = 0.0,
         start: int = 0,
         over: int = 10,
-        scope: Literal["layer", "global"] = "layer",
+        scope: Literal["global", "layer"] = "global",
     ) -> None:
         super().__init__()
         self.sparsity = fraction("pruning.sparsity", sparsity)
@@ -82,8 +82,8 @@ class Pruning(Strategy):
             raise StrategyError(
                 f"pruning.initial: expected at most the final sparsity of {sparsity:g}, got {initial:g}; lower it"
             )
-        if scope not in ("layer", "global"):
-            raise StrategyError(f'pruning.scope: expected "layer" or "global", got {scope!r}')
+        if scope not in ("global", "layer"):
+            raise StrategyError(f'pruning.scope: expected "global" or "layer", got {scope!r}')
         self.scope = scope
         self.register_buffer("done", torch.zeros((), dtype=torch.int64))
 

@@ -24,7 +24,7 @@ def test_the_schedule_goes_to_the_strategy_and_the_rest_to_the_masks(table: Path
     job = people(table, adapt('name="movement_pruning", sparsity=0.5, over=3, target="layers.0"'))
     pruning = job.strategies()[-1]
     assert isinstance(pruning, Pruning)
-    assert (pruning.sparsity, pruning.over, pruning.scope) == (0.5, 3, "layer")
+    assert (pruning.sparsity, pruning.over, pruning.scope) == (0.5, 3, "global")
     learner = job.participant().learner
     assert [name for name in learner.rules() if name.endswith("prune_mask")] == [
         "model.layers.0.parametrizations.weight.0.prune_mask"
@@ -37,7 +37,7 @@ def test_the_schedule_goes_to_the_strategy_and_the_rest_to_the_masks(table: Path
         ([adapt('name="magnitude_pruning", sparcity=0.5')], "expected an argument, got 'sparcity'; did you mean 'spar"),
         ([adapt('name="magnitude_pruning", sparsity=1.5')], "sparsity: expected a number from 0 to 1, got 1.5"),
         ([adapt('name="magnitude_pruning", sparsity=0.5, initial=0.6')], "initial: expected at most the final sparsit"),
-        ([adapt('name="magnitude_pruning", scope="net"')], 'scope: expected "layer" or "global", got \'net\''),
+        ([adapt('name="magnitude_pruning", scope="net"')], 'scope: expected "global" or "layer", got \'net\''),
         ([adapt('name="magnitude_pruning", target="layer"')], r"target: expected a pattern that matches a Linear"),
         (
             ['model.adapt=[{name="magnitude_pruning"}, {name="movement_pruning"}]'],
