@@ -180,8 +180,8 @@ class RunDirectory(Committing):
         self._versions.require(version)
         with self._lock.held():
             pin(self.path, None)
-            if version != self._versions.latest:
-                withdraw(self._versions.folder(self._versions.latest))
+            # Also if it is the newest: its commit has recorded another champion if the gate has held it back.
+            withdraw(self._versions.folder(self._versions.latest))
             make_champion(self.path, version, durable=True)
 
     def pin(self, version: int | None) -> None:

@@ -84,6 +84,20 @@ def test_a_promotion_of_the_version_before_is_not_taken_for_a_kill(run: RunDirec
     assert RunDirectory.open(run.path).champion() == 3
 
 
+@pytest.mark.parametrize("chosen", ["promote", "pin"])
+def test_a_newest_version_that_was_held_back_stays_the_champion_once_chosen(run: RunDirectory, chosen: str) -> None:
+    assert commit(run, publish=False) == 4
+    run.close()
+    assert RunDirectory.open(run.path).champion() == 3
+    getattr(RunDirectory.open(run.path), chosen)(4)
+    found = RunDirectory.open(run.path)
+    assert (found.champion(), found.promoted_by_hand()) == (4, True)
+    with start(run.path) as again:
+        assert commit(again, publish=False) == 5
+        assert again.champion() == 4
+    assert RunDirectory.open(run.path).champion() == 4
+
+
 def test_a_version_that_does_not_exist_is_refused_naming_those_that_do(run: RunDirectory, tmp_path: Path) -> None:
     for ask in (run.load, run.promote, lambda version: run.extra_table(version, "history")):
         with pytest.raises(VersionError, match=r"run: no version 9; there are versions 1 to 3"):
