@@ -143,7 +143,9 @@ def parsers() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     ingest.add_argument(
         "--max-pending", type=int, default=256 << 20, metavar="N", help="bytes not durable yet (default: 268435456)"
     )
-    ingest.add_argument("--max-unlearned", type=int, metavar="N", help="bytes of a table not learned yet (default: any)")
+    ingest.add_argument(
+        "--max-unlearned", type=int, metavar="N", help="bytes of a table not learned yet (default: any)"
+    )
     ingest.add_argument("--run", metavar="DIR", help="run whose learned files do not count for --max-unlearned")
     ingest.add_argument(
         "--linger", type=float, default=0.05, metavar="SECONDS", help="wait of a file for more rows (default: 0.05)"

@@ -62,7 +62,11 @@ class FlightIngest(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow ha
             ) from error
 
     def do_put(
-        self, context: Any, descriptor: Any, reader: flight.MetadataRecordBatchReader, writer: flight.FlightMetadataWriter
+        self,
+        context: Any,
+        descriptor: Any,
+        reader: flight.MetadataRecordBatchReader,
+        writer: flight.FlightMetadataWriter,
     ) -> None:
         """Take the batches of one stream until it ends."""
         if not self._slots.acquire(blocking=False):
@@ -105,7 +109,7 @@ class FlightIngest(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow ha
             if acknowledging.is_alive():
                 acknowledging.join()
             self._commit.end(delivery)
-        if delivery.fault is not None and delivery.landed < delivery.taken:
+        if delivery.fault is not None and delivery.landed < last:
             raise delivery.fault
 
     def _number(self, chunk: Any, delivery: Delivery, last: int) -> int:
@@ -154,7 +158,9 @@ class FlightIngest(flight.FlightServerBase):  # type: ignore[misc]  # pyarrow ha
                 asked = json.loads(action.body.to_pybytes())
                 names = [asked["table"], asked["writer"]]
             except (ValueError, KeyError, TypeError) as error:
-                raise ArgumentError('action: expected {"table": ..., "writer": ...} as JSON, got another body') from error
+                raise ArgumentError(
+                    'action: expected {"table": ..., "writer": ...} as JSON, got another body'
+                ) from error
             table, name = _names(names)
             return iter([_json({"sequence": self._commit.position(table, name or "")}).to_pybytes()])
 

@@ -210,7 +210,9 @@ class GroupCommit:
     def _table(self, name: str) -> LandingTable:
         if name not in self._tables:
             if len(self._tables) >= MAX_TABLES:
-                raise ArgumentError(f"table: expected at most {MAX_TABLES:,} tables, got {name} too; use another server")
+                raise ArgumentError(
+                    f"table: expected at most {MAX_TABLES:,} tables, got {name} too; use another server"
+                )
             self._tables[name] = LandingTable(self._folder, name, self._schema)
         return self._tables[name]
 

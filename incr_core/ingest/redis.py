@@ -77,7 +77,9 @@ class RedisIngest:
         server, self._stream = split(address)
         self.name = f"redis:{self._stream}"
         self._shown = urlunsplit((*urlsplit(address)[:1], urlsplit(address).netloc.rpartition("@")[2], "", "", ""))
-        self._client = redis.Redis.from_url(server, password=os.environ.get(PASSWORD), socket_timeout=10.0, socket_connect_timeout=5.0)
+        self._client = redis.Redis.from_url(
+            server, password=os.environ.get(PASSWORD), socket_timeout=10.0, socket_connect_timeout=5.0
+        )
         self.table = LandingTable(folder, re.sub(r"[^A-Za-z0-9_-]", "-", self._stream), schema)
         self._room, self._count, self._max_bytes = room or Room(), count, max_bytes
         self.quarantine = self.table.folder / ".quarantine"
@@ -174,7 +176,9 @@ class RedisIngest:
 
     # -- quarantine
 
-    def _set_aside(self, bad: Sequence[tuple[bytes, str]], entries: Mapping[bytes, Mapping[bytes, bytes] | None]) -> None:
+    def _set_aside(
+        self, bad: Sequence[tuple[bytes, str]], entries: Mapping[bytes, Mapping[bytes, bytes] | None]
+    ) -> None:
         """Write bad entries that are not in a quarantine file yet as the next one."""
         fresh = [(id, reason) for id, reason in bad if order(id.decode()) > self._bad_position]
         if not fresh:
@@ -201,7 +205,9 @@ class RedisIngest:
 
 
 def _line(id: bytes, reason: str, fields: Mapping[bytes, bytes] | None) -> str:
-    kept = {name.decode(errors="replace"): value.decode(errors="backslashreplace") for name, value in (fields or {}).items()}
+    kept = {
+        name.decode(errors="replace"): value.decode(errors="backslashreplace") for name, value in (fields or {}).items()
+    }
     return json.dumps({"id": id.decode(), "reason": reason, "fields": kept}) + "\n"
 
 
