@@ -10,6 +10,7 @@ from incr_core._util._plugins import Catalogue, file_of, names_code, unknown
 from incr_core._util._prefetch import prefetch
 from incr_core._util._signals import WAKE, Stopped, set_by_signals, waiting
 from incr_core._util._strict_json import json_text
+from incr_core._util._token import read_token
 from incr_core._util._webhook import SIGNATURE, Webhook, signed
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "one_of",
     "positive",
     "prefetch",
+    "read_token",
     "refusal",
     "set_by_signals",
     "signed",

@@ -137,6 +137,31 @@ def parsers(
     serve.add_argument("--shadow", metavar="N", help='a version compared with the champion, or "newest": /shadow')
     serve.add_argument("--keep", type=int, default=1_000_000, metavar="N", help="predictions kept (default: 1000000)")
 
+    ingest = command(
+        "ingest", "take rows over Arrow Flight, or from Redis, into files that a run follows: docs/how-to/ingest.md"
+    )
+    ingest.add_argument("directory", metavar="FOLDER", help="the files of a table NAME are in FOLDER/NAME")
+    ingest.add_argument(
+        "--from", dest="source", metavar="redis://HOST:PORT/STREAM", help="a Redis stream (default: Arrow Flight)"
+    )
+    ingest.add_argument("--schema", metavar="ROWS", help="file with the columns of a table (default: the first rows)")
+    ingest.add_argument("--host", default="127.0.0.1", help="default: this machine only")
+    ingest.add_argument("--port", type=int, default=8815, help="default: 8815; 0: any that is free")
+    ingest.add_argument("--token-file", metavar="FILE", help="token that clients present (default: $INCR_TOKEN)")
+    ingest.add_argument("--tls-cert", metavar="FILE", help="certificate of the server, for grpc+tls")
+    ingest.add_argument("--tls-key", metavar="FILE", help="key of the certificate")
+    ingest.add_argument("--max-bytes", type=int, default=64 << 20, metavar="N", help="of a batch (default: 67108864)")
+    ingest.add_argument(
+        "--max-pending", type=int, default=256 << 20, metavar="N", help="bytes not durable yet (default: 268435456)"
+    )
+    ingest.add_argument(
+        "--max-unlearned", type=int, metavar="N", help="bytes of a table not learned yet (default: any)"
+    )
+    ingest.add_argument("--run", metavar="DIR", help="run whose learned files do not count for --max-unlearned")
+    ingest.add_argument(
+        "--linger", type=float, default=0.05, metavar="SECONDS", help="wait of a file for more rows (default: 0.05)"
+    )
+
     attach = command("attach", "follow a detached run to its end; Ctrl-C does not stop it")
     attach.add_argument("directory", metavar="DIR")
     attach.add_argument("--json", action="store_true", help="print the summary as JSON, and nothing else")

@@ -197,6 +197,17 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
+def _ingest(options: argparse.Namespace) -> int:
+    import dataclasses
+
+    from incr_core.commands.ingest import ingest
+    from incr_core.ingest import Ingest
+
+    chosen = {field.name: getattr(options, field.name) for field in dataclasses.fields(Ingest)}
+    ingest(options.directory, Ingest(**chosen))
+    return 0
+
+
 def _attach(options: argparse.Namespace) -> int:
     from incr_core.commands.detached import attach
 
@@ -324,6 +335,7 @@ COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "distill": _distill,
     "export": _export,
     "serve": _serve,
+    "ingest": _ingest,
     "attach": _attach,
     "status": _status,
     "stop": _stop,

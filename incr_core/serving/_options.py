@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
+from incr_core._util import read_token
 from incr_core.errors import ArgumentError, RunDirectoryError, StorageError
 from incr_core.registry import RunDirectory
 from incr_core.serving._app import MAX_BYTES, MAX_ROWS, App
@@ -18,9 +18,6 @@ from incr_core.serving._shadow import Shadow
 from incr_core.storage import Lock, storage
 
 __all__ = ["Serving", "application"]
-
-TOKEN = "INCR_TOKEN"
-"""Environment variable with the token that requests must send, if no file contains it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,17 +80,7 @@ class Serving:
 
     def token(self) -> str | None:
         """Return the token that requests must send; None without one."""
-        if self.token_file is None:
-            return os.environ.get(TOKEN) or None
-        try:
-            token = Path(self.token_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ArgumentError(f"--token-file {self.token_file}: cannot be read: {error}; name a text file") from None
-        if not token or not token.isascii():
-            raise ArgumentError(
-                f"--token-file {self.token_file}: expected a token in ASCII, got none; write one into it"
-            )
-        return token
+        return read_token(self.token_file)
 
     def feedback(self, champion: Champion) -> Feedback | None:
         """Return the recorder of predictions and labels; None without a journal."""
