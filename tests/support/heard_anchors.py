@@ -1,4 +1,4 @@
-"""Anchors of messages that carry only what changed, as somebody hears them who listens to all of them."""
+"""Whole anchors of messages that carry only what changed, for tests that listen to all of them."""
 
 from __future__ import annotations
 
