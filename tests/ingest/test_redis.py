@@ -64,7 +64,7 @@ def arrow(table: pa.Table) -> bytes:
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, table.schema) as writer:
         writer.write_table(table)
-    return sink.getvalue().to_pybytes()
+    return bytes(sink.getvalue().to_pybytes())
 
 
 def pending(broker: RedisServer) -> int:
@@ -142,7 +142,7 @@ def test_malformed_entries_are_set_aside_and_good_ones_go_on(
     ]
     with consuming(broker, tmp_path, schema=SCHEMA, max_bytes=1900) as consumer:
         add(broker, {"id": 0, **good})
-        ids = [broker.client.xadd("people", fields).decode() for fields in bad]
+        ids = [str(broker.client.xadd("people", fields), "ascii") for fields in bad]  # type: ignore[arg-type]
         add(broker, {"id": 1, **good})
         wait_until(lambda: consumer.landed == 2)
         wait_until(lambda: pending(broker) == 0)
@@ -205,7 +205,9 @@ def test_a_key_that_is_no_stream_and_a_wrong_password_are_errors(broker: RedisSe
     assert "guess" not in str(found.value)
 
 
-@pytest.mark.parametrize("address", ["http://host/people", "redis://host", "redis://host/people?db=x", "redis:///people"])
+@pytest.mark.parametrize(
+    "address", ["http://host/people", "redis://host", "redis://host/people?db=x", "redis:///people"]
+)
 def test_an_address_without_a_stream_is_refused(address: str, tmp_path: Path) -> None:
     with pytest.raises(ArgumentError, match="from: expected"):
         RedisIngest(address, tmp_path)
