@@ -1,4 +1,4 @@
-"""Payloads of a broker's entries as rows: a field `json` (an object or a list of objects), or `arrow` (an IPC stream)."""
+"""Payloads of a broker's entries as rows: `json` (an object or a list of objects), or `arrow` (an IPC stream)."""
 
 from __future__ import annotations
 

@@ -61,7 +61,7 @@ def put(address: str, path: list[str], batches: list[tuple[bytes | None, pa.Reco
 
 
 def batches_of(table: pa.Table, rows: int = 10) -> list[pa.RecordBatch]:
-    return table.to_batches(max_chunksize=rows)
+    return list(table.to_batches(max_chunksize=rows))
 
 
 def test_a_run_learns_each_row_once_though_batches_are_repeated(tmp_path: Path) -> None:
@@ -140,7 +140,10 @@ def test_what_does_not_belong_is_refused_by_name(
 def test_an_invalid_batch_is_refused(tmp_path: Path) -> None:
     offsets = pa.py_buffer(b"\x00\x00\x00\x00\x02\x00\x00\x00")
     broken = pa.Array.from_buffers(pa.string(), 1, [None, offsets, pa.py_buffer(b"\xff\xfe")])
-    with served(tmp_path) as (address, _), pytest.raises(flight.FlightServerError, match="batch: expected valid columns"):
+    with (
+        served(tmp_path) as (address, _),
+        pytest.raises(flight.FlightServerError, match="batch: expected valid columns"),
+    ):
         put(address, ["t"], [(None, pa.record_batch({"s": broken}))])
     assert not list((tmp_path / "t").glob("*.arrow"))
 
@@ -163,7 +166,7 @@ def test_rows_travel_over_tls(tmp_path: Path) -> None:
     with served(tmp_path / "data", tls=tls) as (address, _):
         with IngestWriter(address, "t", "a", ca=tmp_path / "keys/ca.crt") as writer:
             writer.write(pa.table({"id": [7]}))
-        with pytest.raises(EngineError, match="expected an answer within 0.2 s"):
+        with pytest.raises(EngineError, match=r"expected an answer within 0\.2 s"):
             IngestWriter(address, "t", "a", patience=0.2)
     assert landed(tmp_path / "data/t") == [7]
 
