@@ -61,7 +61,7 @@ def put(address: str, path: list[str], batches: list[tuple[bytes | None, pa.Reco
 
 
 def batches_of(table: pa.Table, rows: int = 10) -> list[pa.RecordBatch]:
-    return table.to_batches(max_chunksize=rows)
+    return list(table.to_batches(max_chunksize=rows))
 
 
 def test_a_run_learns_each_row_once_though_batches_are_repeated(tmp_path: Path) -> None:
