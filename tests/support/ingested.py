@@ -42,7 +42,7 @@ def ingesting(folder: Path, *arguments: str, **options: Any) -> Iterator[tuple[s
 
 def landed(folder: Path) -> list[int]:
     """The ids of all landed rows of a table, in the order of the files."""
-    tables = [pa.ipc.open_file(file).read_all() for file in sorted(folder.glob("*.arrow"))]
+    tables = [pa.ipc.open_file(file).read_all() for file in sorted(folder.glob("[!.]*.arrow"))]
     return [id for table in tables for id in table["id"].to_pylist()]
 
 
