@@ -44,6 +44,7 @@ def serve_on_ray(directory: str, options: Mapping[str, Any], stop: threading.Eve
             f"--journal {chosen.journal}: expected postgresql:// with --on cluster, whose replicas are on several "
             "hosts, got a folder; name a database"
         )
+    chosen.check_run(directory)
     token = chosen.token()
     number = Champion(directory).current.version.number
     http = {

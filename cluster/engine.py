@@ -414,9 +414,9 @@ class ClusterEngine(Engine):
             raise
         except (EngineError, RayError) as lost:
             stands = (
-                "nothing is committed yet; run the same command again to start over"
+                "nothing is committed yet; the same command starts over"
                 if self._version is None
-                else f"version {self._version} is committed and intact; run the same command again to continue from it"
+                else f"version {self._version} is committed and intact; the same command continues from it"
             )
             kind = WorkerLost if isinstance(lost, WorkerLost) else EngineError
             if kind is WorkerLost:

@@ -27,11 +27,11 @@ def serve(directory: str | Path, options: Serving | None = None) -> None:
     """Serve until a signal ends the process. Port 0 takes any free port; the address is printed when it is open."""
     options = options or Serving()
     options.check()
-    options.check_run(directory)
     if options.on != "local":
         with set_by_signals(stop := threading.Event()):
             engine_named(options.on).serve(str(directory), dataclasses.asdict(options), stop)
         return
+    options.check_run(directory)
     token = options.token()
     lock = options.claim()
     host, port = options.host, options.port

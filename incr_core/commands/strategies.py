@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Sequence
 
 from incr_core.strategies import HOOKS, STRATEGIES, Strategy
@@ -11,7 +12,7 @@ __all__ = ["describe"]
 
 
 def describe(names: Sequence[str] = ()) -> str:
-    """Return the description of each strategy: arguments, docstring, hooks and traits.
+    """Return the description of each strategy: arguments, docstring without its example, hooks and traits.
 
     Args:
         names: Names of strategies. Without names, all strategies are described.
@@ -34,7 +35,7 @@ def _entry(name: str, kind: type[Strategy]) -> str:
         # The signature of a strategy without arguments is that of nn.Module: *args and **kwargs.
         if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
     )
-    text = inspect.cleandoc(kind.__doc__ or "").partition("\n>>>")[0].strip()
+    text = re.sub(r"\nExample:\n(?: .*\n?|\n)*", "\n", inspect.cleandoc(kind.__doc__ or "")).strip()
     phases = kind.traits.phases
     hooks = [
         f"{hook} ({phases[hook]})" if hook in phases else hook

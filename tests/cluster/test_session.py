@@ -134,9 +134,7 @@ def test_a_ray_that_was_stopped_under_an_engine_is_not_started_anew(job: Path) -
         "run"
     )
     assert cluster.startswith(f"cluster: {gone}")
-    assert cluster.endswith(
-        "while receiving an increment; nothing is committed yet; run the same command again to start over"
-    )
+    assert cluster.endswith("while receiving an increment; nothing is committed yet; the same command starts over")
     assert federated.startswith(gone)
 
 

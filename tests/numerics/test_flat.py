@@ -90,6 +90,15 @@ def test_what_lay_in_memory_before_is_not_told() -> None:
     assert FlatTensors.of(dict(reversed(flat.tensors().items()))).buffer[17:].tolist() == [0] * 15
 
 
+def test_a_contiguous_column_of_any_stride_has_the_bytes_of_its_numbers() -> None:
+    """torch calls it contiguous whatever the stride of its only column is."""
+    numbers = torch.arange(4.0)
+    column = numbers.as_strided((4, 1), (1, 60))
+    assert column.is_contiguous()
+    layout = FlatLayout.of({"w": column})
+    assert b"".join(layout.content({"w": column})) == b"".join(FlatLayout.of({"w": numbers}).content({"w": numbers}))
+
+
 def test_a_copy_is_a_copy_and_views_are_views() -> None:
     flat = FlatTensors.of({"w": torch.zeros(3)})
     flat.tensors()["w"].fill_(1)

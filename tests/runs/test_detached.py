@@ -143,7 +143,7 @@ def test_one_that_is_asked_to_stop_while_it_has_no_process_ends_when_it_has(
     assert told(out).ended == "stopped"
     assert RunDirectory.open(out).latest() == 1
     assert main(["attach", str(out)]) == 130
-    assert "what was committed is intact" in capsys.readouterr().err
+    assert "committed versions are intact" in capsys.readouterr().err
 
 
 def test_whoever_follows_a_run_without_a_process_is_told_and_may_leave(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import time
 from html import unescape
 from pathlib import Path
 
@@ -48,6 +49,7 @@ def test_it_shows_traffic_labels_and_answers_as_text(tmp_path: Path) -> None:
         assert ask(f"{url}/feedback", {"id": ids[0], "label": 1})[0] == 409
         assert ask(f"{url}/predict", {"rows": []})[0] == 422
         answer = ask(f"{url}/predict", {"rows": [ROW]})["predictions"][0]
+        time.sleep(1.5)  # a process knows the counts of the others after a second
         page = seen(url, tmp_path / "profile")
     assert shown(page, "directory") == str(out)
     assert 'id="bad"' not in page
