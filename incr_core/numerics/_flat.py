@@ -124,9 +124,10 @@ class FlatLayout:
         """
         for name, place in self.places.items():
             if place.stop > place.start:
+                plain = tensors[name].detach().resolve_conj().resolve_neg().contiguous()
                 # As one row: a contiguous tensor may have any stride in a dimension of length 1.
-                plain = tensors[name].resolve_conj().resolve_neg().reshape(-1)
-                yield plain.view(torch.uint8).numpy(force=True).data
+                row = plain.as_strided((plain.numel(),), (1,))
+                yield row.view(torch.uint8).numpy(force=True).data
             if padding := -place.stop % ALIGNED:
                 yield memoryview(bytes(padding))
 

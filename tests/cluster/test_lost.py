@@ -152,7 +152,7 @@ def test_the_same_error_after_a_commit_is_another_loss(
 
 def test_what_cannot_be_healed_ends_the_run_with_its_cause(small_job: Callable[..., Job], tmp_path: Path) -> None:
     job = job_with(small_job, tmp_path, "dies", "absorb", settings=["cluster.max_failures=2"], always=True)
-    with pytest.raises(WorkerLost, match=r"replica 1 died while .*version 2 is committed and intact; run the same"):
+    with pytest.raises(WorkerLost, match=r"replica 1 died while .*version 2 is committed and intact; the same command"):
         run(job, tmp_path / "run")
     assert rows_learned(tmp_path / "run") == list(range(200))
 

@@ -90,13 +90,14 @@ def test_what_lay_in_memory_before_is_not_told() -> None:
     assert FlatTensors.of(dict(reversed(flat.tensors().items()))).buffer[17:].tolist() == [0] * 15
 
 
-def test_a_contiguous_column_of_any_stride_has_the_bytes_of_its_numbers() -> None:
-    """torch calls it contiguous whatever the stride of its only column is."""
-    numbers = torch.arange(4.0)
-    column = numbers.as_strided((4, 1), (1, 60))
-    assert column.is_contiguous()
-    layout = FlatLayout.of({"w": column})
-    assert b"".join(layout.content({"w": column})) == b"".join(FlatLayout.of({"w": numbers}).content({"w": numbers}))
+@pytest.mark.parametrize(
+    ("shape", "stride"), [((4, 1), (1, 60)), ((1,), (60,)), ((4,), (2,)), ((2, 2), (1, 2)), ((), ())]
+)
+def test_tensors_of_any_stride_have_the_bytes_of_their_numbers(shape: tuple[int, ...], stride: tuple[int, ...]) -> None:
+    """torch calls a tensor contiguous whatever the stride of a dimension of length 1 is."""
+    value = torch.arange(100.0)[3:].as_strided(shape, stride)
+    content = b"".join(FlatLayout.of({"w": value}).content({"w": value}))
+    assert content[: value.nbytes] == value.numpy().tobytes()
 
 
 def test_a_copy_is_a_copy_and_views_are_views() -> None:
