@@ -148,6 +148,7 @@ def test_a_kill_between_a_delivery_and_its_note_repeats_nothing(
     assert_followed(server, "noted", tmp_path / "run")
 
 
+@pytest.mark.chaos
 def test_a_server_that_goes_away_and_returns_has_everything(
     table: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
