@@ -104,7 +104,7 @@ def test_whoever_is_killed_no_row_is_lost_or_learned_twice(deployment: Deploymen
     wait_until(lambda: deployment.versions() >= 3, server)
     deployment.kills("green")
     wait_until(lambda: deployment.versions() >= 5, server)
-    deployment.kills("server")
+    deployment.kills_all_of("server")
     deployment.client("green")
     for _ in range(2):  # green may be counted in after the others have come to their ends
         server = deployment.server("federated.round_timeout='40s'", "stream.every='30m'")

@@ -123,7 +123,7 @@ def test_three_users_learn_as_in_simulation_whoever_is_killed(place: Path) -> No
         found.kills("green")
         before = found.versions()
         wait_until(lambda: found.versions() > before, server)
-        found.kills("server")
+        found.kills_all_of("server")
         client("green")
         for _ in range(2):  # green may be counted in after the others have come to their ends
             server = found.server(*settings)

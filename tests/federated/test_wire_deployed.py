@@ -30,7 +30,7 @@ def test_a_killed_owner_goes_on_with_what_it_had_left_to_send(tmp_path: Path) ->
         server = deployment.server(*SPARSE, "federated.rounds=2")
         while deployment.versions() < 2 and server.poll() is None:
             time.sleep(0.1)
-        deployment.kills("server")  # in the middle of an increment, which is learned again from the commit
+        deployment.kills_all_of("server")  # in the middle of an increment, which is learned again from the commit
         for owner in OWNERS:
             deployment.kills(owner)
             deployment.client(owner)

@@ -17,7 +17,7 @@ import tomli_w
 from tests.support.certificates import write_node_key
 from tests.support.federations import document
 from tests.support.ports import free_port
-from tests.support.processes import wait_until
+from tests.support.processes import kill_all_of, wait_until
 from tests.support.repository import ROOT
 from tests.support.separate_users import as_user
 
@@ -99,7 +99,7 @@ class Deployment:
     def kills_all_of(self, name: str) -> None:
         """SIGKILL, to a process and to those that it has started."""
         process = self.processes.pop(name)
-        os.killpg(process.pid, signal.SIGKILL)
+        kill_all_of(process)
         process.wait()
 
     def server(self, *settings: str, out: str = "run") -> subprocess.Popen[bytes]:
